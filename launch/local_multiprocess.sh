@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+Train with several processes on this machine, each with its own fake CPU devices: what a pod does, without a pod.
+
+  bash launch/local_multiprocess.sh [--dry-run] N [M] -- ARGUMENTS OF ssljax.train
+  bash launch/local_multiprocess.sh 2 4 -- --config configs/simclr_resnet_scenes.py --workdir runs/two
+
+  N          processes
+  M          devices a process (default 4): N * M devices in all
+  --dry-run  print the command of every process, run none
+
+Process 0 writes here; the others write to temporary files, printed if a process fails. If one fails, all are ended and
+the exit code is the first failure's. SIGTERM and Ctrl-C are passed on to every process as SIGTERM; a second one kills.
+PYTHON (default: the repository's .venv/bin/python if it is there, else python) names the interpreter.
+TEXT
+}
+
+die() {
+  echo "local_multiprocess.sh: $*" >&2
+  exit 2
+}
+
+# -------------------------------------------------------------------------------------------------------- arguments
+dry_run=""
+positional=()
+while (($#)); do
+  case "$1" in
+    -h | --help) usage; exit 0 ;;
+    --dry-run) dry_run=1 ;;
+    --) break ;;
+    *) positional+=("$1") ;;
+  esac
+  shift
+done
+[[ "${1:-}" == "--" ]] || die "expected: N [M] -- ARGUMENTS (see --help)"
+shift
+((${#positional[@]} == 1 || ${#positional[@]} == 2)) || die "expected N [M] before --, got: ${positional[*]:-nothing}"
+processes="${positional[0]}"
+devices="${positional[1]:-4}"
+[[ "$processes" =~ ^[1-9][0-9]*$ ]] || die "N is a number of processes >= 1, got $processes"
+[[ "$devices" =~ ^[1-9][0-9]*$ ]] || die "M is a number of devices >= 1, got $devices"
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+python="${PYTHON:-}"
+[[ -n "$python" ]] || { [[ -x "$root/.venv/bin/python" ]] && python="$root/.venv/bin/python"; } || python=python
+
+if [[ -n "$dry_run" ]]; then
+  port=PORT
+else
+  port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')"
+fi
+
+command_of() { # fills `command` with the argument list of process $1
+  command=(
+    env
+    "SSLJAX_COORDINATOR=localhost:$port"
+    "SSLJAX_NUM_PROCESSES=$processes"
+    "SSLJAX_PROCESS_ID=$1"
+    "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$devices"
+    "JAX_PLATFORMS=cpu"
+    "PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}"
+    "$python" -m ssljax.train "${@:2}"
+  )
+}
+
+if [[ -n "$dry_run" ]]; then
+  for ((id = 0; id < processes; id++)); do
+    command_of "$id" "$@"
+    printf '%q ' "${command[@]}"
+    echo
+  done
+  exit 0
+fi
+
+# -------------------------------------------------------------------------------------------------------------- run
+logs="$(mktemp -d)"
+running=() # our process id -> the operating system's
+
+end_all() { # signal $1 to those that still run
+  for id in "${!running[@]}"; do
+    kill "-$1" "${running[$id]}" 2>/dev/null || true
+  done
+}
+
+forwarded=""
+# shellcheck disable=SC2329  # the trap calls it
+forward() {
+  if [[ -z "$forwarded" ]]; then end_all TERM; else end_all KILL; fi
+  forwarded=1
+}
+trap forward TERM INT
+trap 'end_all KILL; rm -rf "$logs"' EXIT
+
+for ((id = 0; id < processes; id++)); do
+  command_of "$id" "$@"
+  if ((id == 0)); then
+    "${command[@]}" &
+  else
+    : >"$logs/$id"
+    "${command[@]}" >>"$logs/$id" 2>&1 &
+  fi
+  running[id]=$!
+done
+[[ -z "$forwarded" ]] || end_all TERM # it came before all were started
+
+# At the first failure the rest are ended: their next collective would wait for the dead one forever. By KILL: TERM they
+# would answer by saving, together with the one that died. (Polling, since `wait -n` loses one of two that end together.)
+status=0
+while ((${#running[@]})); do
+  for process in "${!running[@]}"; do
+    if kill -0 "${running[$process]}" 2>/dev/null; then continue; fi
+    code=0
+    wait "${running[$process]}" 2>/dev/null || code=$?
+    unset "running[$process]"
+    if ((code != 0 && status == 0)); then
+      status=$code failed=$process
+      [[ -n "$forwarded" ]] || end_all KILL
+    fi
+  done
+  sleep 0.1
+done
+
+if ((status != 0)); then
+  for ((id = 1; id < processes; id++)); do
+    echo "---- process $id of $processes" >&2
+    cat "$logs/$id" >&2
+  done
+  echo "local_multiprocess.sh: process $failed ended first, with exit code $status; all were ended" >&2
+fi
+exit "$status"

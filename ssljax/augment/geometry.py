@@ -1,0 +1,43 @@
+"""Crop, resize and flip of an image that is already on the device: two small matrix products a view."""
+
+import jax
+import jax.numpy as jnp
+
+
+def crop_box(key, height, width, scale, ratio):
+    """RandomResizedCrop's law (Szegedy et al. 2015; torchvision): ten draws of area and log-uniform ratio, the first that fits.
+
+    -> top, left, box height, box width in pixels, float32. If none of the ten fits: the largest central box of an allowed ratio.
+    """
+    r = jax.random.split(key, 4)
+    area = height * width * jax.random.uniform(r[0], (10,), minval=scale[0], maxval=scale[1])
+    aspect = jnp.exp(jax.random.uniform(r[1], (10,), minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])))
+    w, h = jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)
+    fits = (w <= width) & (h <= height)
+    first = jnp.argmax(fits)
+    whole = jnp.clip(width / height, ratio[0], ratio[1])
+    fallback_w, fallback_h = jnp.minimum(width, height * whole), jnp.minimum(height, width / whole)
+    w = jnp.where(fits.any(), w[first], fallback_w)
+    h = jnp.where(fits.any(), h[first], fallback_h)
+    at = jnp.where(fits.any(), jax.random.uniform(r[2], (2,)), 0.5)
+    return at[0] * (height - h), at[1] * (width - w), h, w
+
+
+def resize_matrix(start, length, source, target):
+    """(target, source) weights of a bilinear resize of pixels [start, start + length) to `target`, antialiased when it shrinks."""
+    step = length / target
+    centres = start + (jnp.arange(target) + 0.5) * step - 0.5
+    distance = jnp.abs(jnp.arange(source)[None, :] - centres[:, None])
+    weights = jnp.maximum(0.0, 1.0 - distance / jnp.maximum(step, 1.0))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def random_resized_crop(key, image, group):
+    """image float32 (H, W, 3) -> (size, size, 3), cropped, resized and flipped as `group` says."""
+    height, width, _ = image.shape
+    box_key, flip_key = jax.random.split(key)
+    top, left, h, w = crop_box(box_key, height, width, group.scale, group.ratio)
+    rows = resize_matrix(top, h, height, group.size)
+    columns = resize_matrix(left, w, width, group.size)
+    columns = jnp.where(jax.random.uniform(flip_key) < group.flip, columns[::-1], columns)
+    return jnp.einsum("yh,hwc,xw->yxc", rows, image, columns, precision="highest")

@@ -1,0 +1,76 @@
+"""The command line of every entry point: absl flags, a config with overrides, `--help` that lists its keys, one-line errors."""
+
+import os
+import pathlib
+import sys
+
+from absl import flags
+
+from ssljax import config as configs
+from ssljax.errors import UserError
+
+
+def command(main):
+    """Run an entry point: a UserError is one line on stderr and exit code 2."""
+    try:
+        main(sys.argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(argv, values, doc):
+    """absl flags. `values`: the entry's FlagValues; doc: what --help prints first. Raises UserError."""
+    if {"--help", "-h", "-help"} & set(argv):
+        print("\n".join([doc.strip(), "", "flags:", *_flag_lines(values)]))
+        raise SystemExit(0)
+    try:
+        left = values(argv)
+    except flags.Error as error:
+        raise UserError(f"{error}; --help lists all flags") from None
+    if len(left) > 1:
+        raise UserError(f"unexpected argument {left[1]!r}; flags look like --workdir DIR")
+
+
+def parse_config(argv, values, doc):
+    """The same with `--config FILE[:ARGUMENT]` and `--config.KEY=VALUE`, any number of them -> ConfigDict. Raises UserError."""
+    path, overrides, rest = "", [], []
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            path = value if equals else next(words, "")
+        elif name.lstrip("-").startswith("config.") and name.startswith("-"):
+            overrides.append((name.lstrip("-").removeprefix("config."), value if equals else next(words, "")))
+        else:
+            rest.append(word)
+    config = configs.load(*path.split(":", 1)) if path else None
+    if {"--help", "-h", "-help"} & set(rest):
+        shown = sorted(str(p) for p in pathlib.Path("configs").glob("*.py")) or ["none in ./configs"]
+        doc += "\nconfigs: " + ", ".join(shown) + "\n(--config FILE --help lists the keys of a config)"
+        if config is not None:
+            rows = configs.describe(config)
+            doc += f"\n\nkeys of {path}:\n" + "\n".join(f"  --config.{key}={value!r}  {help}" for key, value, help in rows)
+    parse(rest, values, doc)
+    if config is None:
+        raise UserError("--config is missing: a file of configs/, e.g. --config configs/simclr_resnet_scenes.py")
+    for key, value in overrides:
+        configs.override(config, key, value)
+    return config
+
+
+def start_distributed(asked):
+    """Join the other processes: those that SSLJAX_COORDINATOR names, or, if asked, those that JAX finds on a pod or in SLURM."""
+    import jax
+
+    coordinator = os.environ.get("SSLJAX_COORDINATOR")
+    if coordinator:
+        jax.distributed.initialize(
+            coordinator, int(os.environ["SSLJAX_NUM_PROCESSES"]), int(os.environ["SSLJAX_PROCESS_ID"])
+        )
+    elif asked:
+        jax.distributed.initialize()
+
+
+def _flag_lines(values):
+    return [f"  --{name}  {values[name].help}" for name in values]

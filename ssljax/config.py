@@ -1,0 +1,288 @@
+"""Config files: ml_collections in, checked and built objects out. A key that nobody reads raises, before a device is touched."""
+
+import ast
+import dataclasses
+import importlib.util
+import json
+import pathlib
+
+import ml_collections
+
+from ssljax import augment, fields, method, optim, schedules, sharding
+from ssljax.errors import UserError
+from ssljax.fields import arg
+
+
+# ---------------------------------------------------------------------------------------------------- what a config holds
+@dataclasses.dataclass(frozen=True)
+class Data:
+    source: str = arg("scenes/plain", "tfds:NAME, folder:PATH, scenes/plain or scenes/photo (made here, no download)")
+    train: str = arg("train", "split to train on, as TFDS spells it, e.g. train[:90%]")
+    test: str = arg("test", "split to evaluate on")
+    label: str = arg("label", "field that kNN and the linear probe predict")
+    caption: str = arg("", "field with the text, for image-text methods")
+    tokenizer: str = arg("", "bytes, or words:V (V hashed word ids)")
+    image_size: int = arg(224, "side in pixels of an image for evaluation, and of whole images with crop=device")
+    resize_ratio: float = arg(1.0, "evaluation: short side is resized to image_size * this, then the centre is cut")
+    crop: str = arg("host", "where views are cut: host (large images, one decode) or device (small images of one size)")
+    mean: tuple = arg((0.485, 0.456, 0.406), "subtracted from pixels in [0, 1]")
+    std: tuple = arg((0.229, 0.224, 0.225), "pixels are divided by it")
+    features: str = arg("", "declared features, for --shrink: e.g. 'image=500x375,label=1000' or 'image=500x375,caption'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    name: str = arg("adamw", "adamw, sgd, lars, lamb or lion")
+    clip_norm: float = arg(0.0, "largest global gradient norm; 0: no clipping")
+    layer_decay: float = arg(0.0, "learning rate factor from each block to the one below; 0: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    every: int = arg(10, "steps between lines of metrics")
+    wandb: str = arg("", "Weights & Biases project; empty: none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every: int = arg(1000, "steps between checkpoints; the last step is always saved")
+    keep: int = arg(2, "how many of the latest to keep")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evals:
+    every: int = arg(0, "steps between evaluations during training; 0: none")
+    names: tuple = arg(("knn",), "evaluators to run during training")
+    train_examples: int = arg(4096, "at most so many labelled training images for evaluators; 0: all")
+    test_examples: int = arg(0, "at most so many test images; 0: all")
+    batch: int = arg(256, "images in a batch of feature extraction")
+
+
+SECTIONS = {"data": Data, "optim": Optim, "log": Log, "checkpoint": Checkpoint, "evals": Evals}
+TOP = {
+    "seed": (0, "all randomness comes from this"),
+    "steps": (1000, "optimizer steps"),
+    "batch": (256, "global batch"),
+    "accumulate": (1, "take the batch in so many parts, one after the other"),
+    "nan": ("halt", "what a non-finite loss does: halt"),
+}
+FREE = {
+    "mesh": "devices along data, fsdp, tensor; -1: all that are left",
+    "sharding": "((regex, axes), ...) for parameters that the default does not suit",
+    "groups": "((regex, {lr, weight_decay, freeze_until}), ...)",
+}
+
+
+def make(*, method, optim, augment, data=None, **rest):
+    """The ConfigDict of a run from the parts that a config file states; all other keys take their defaults.
+
+    method: {"name": ..., fields}. optim: {"name", "lr": schedule, "weight_decay": schedule or number, ..., optimizer's own}.
+    augment: {group: fields of augment.Group}. rest: seed, steps, batch, accumulate, mesh, sharding, log, checkpoint, evals.
+    """
+    known = {**TOP, **FREE, **SECTIONS}
+    fields.check_keys(rest, known, "", "a config")
+    out = {key: rest.get(key, default) for key, (default, _) in TOP.items()}
+    sections = {"data": data or {}, **rest}
+    for name, cls in SECTIONS.items():
+        if name != "optim":
+            out[name] = fields.expand(cls, sections.get(name, {}), name)
+    out["method"] = _expand_method(method)
+    out["augment"] = {name: fields.expand(_augment().Group, group, f"augment.{name}") for name, group in augment.items()}
+    defaults = {f.name: f.default for f in dataclasses.fields(Optim)}
+    out["optim"] = {**defaults, "weight_decay": {"kind": "constant", "value": 0.0}, **optim}
+    for key in ("lr", "weight_decay"):
+        if isinstance(out["optim"].get(key), (int, float)):
+            out["optim"][key] = {"kind": "constant", "value": float(out["optim"][key])}
+    out["mesh"] = {"data": -1, "fsdp": 1, "tensor": 1, **rest.get("mesh", {})}
+    out["sharding"] = tuple(rest.get("sharding", ()))
+    out["groups"] = tuple(rest.get("groups", ()))
+    return ml_collections.ConfigDict(out)
+
+
+def _augment():
+    return augment
+
+
+def _expand_method(spec):
+    cls = method.find(spec["name"])
+    return {"name": spec["name"], **fields.expand(cls, {k: v for k, v in spec.items() if k != "name"}, "method")}
+
+
+def parse(argument, **defaults):
+    """The part of `--config FILE:a=1,b=x` after the colon -> ConfigDict of `defaults` with those values, typed like them."""
+    out = dict(defaults)
+    for item in filter(None, (argument or "").split(",")):
+        key, equals, value = item.partition("=")
+        fields.check_keys([key], defaults, "<argument>", "this config's argument")
+        kind = type(defaults[key])
+        try:
+            out[key] = (value.lower() in ("1", "true", "") if kind is bool else kind(value)) if equals or kind is bool else None
+        except ValueError:
+            out[key] = None
+        if out[key] is None:
+            raise UserError(f"config argument {item!r}: expected {key}={kind.__name__}")
+    return ml_collections.ConfigDict(out)
+
+
+def load(path, argument=""):
+    """A config file's `get_config(argument)`. Raises UserError for a missing file or one without get_config."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        near = ", ".join(sorted(p.name for p in pathlib.Path(file.parent).glob("*.py"))[:20]) or "none"
+        raise UserError(f"--config {path}: no such file; configs there: {near}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config {path}: the file has no get_config(arg)")
+    return module.get_config(argument)
+
+
+def override(config, key, text):
+    """Set `key` ("method.temperature") of a ConfigDict from a command line's text, typed like the value that is there."""
+    *parents, last = key.split(".")
+    node = config
+    for depth, name in enumerate([*parents, last]):
+        if not isinstance(node, ml_collections.ConfigDict):
+            raise UserError(f"--config.{key}: config.{'.'.join(key.split('.')[:depth])} is a value and has no keys")
+        if name not in node:
+            fields.check_keys([name], dict(node.items()), ".".join(key.split(".")[:depth]) or "", "this config")
+        parent, node = node, node[name]
+    if isinstance(node, ml_collections.ConfigDict):
+        raise UserError(f"--config.{key}={text}: it is a section; give one of its keys: {', '.join(node)}")
+    try:
+        value = text if isinstance(node, str) else ast.literal_eval(text.capitalize() if isinstance(node, bool) else text)
+        if isinstance(node, tuple) and not isinstance(value, (tuple, list)):
+            value = (value,)
+        fits = isinstance(value, type(node)) or (isinstance(node, float) and type(value) is int) or node is None
+        if not fits or (isinstance(value, bool) and not isinstance(node, bool)):
+            raise ValueError
+    except (ValueError, SyntaxError):
+        raise UserError(f"--config.{key}={text}: expected {type(node).__name__}, like {node!r}") from None
+    parent[last] = type(node)(value) if node is not None else value
+
+
+def to_dict(config):
+    """ConfigDict -> plain JSON-able dict (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict(), default=list))
+
+
+def from_dict(values):
+    """The inverse of `to_dict`, as stored in a checkpoint."""
+    return ml_collections.ConfigDict(values)
+
+
+# ---------------------------------------------------------------------------------------------------- what a run is made of
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A config, checked: the objects that `train.py` and `evaluate.py` work with."""
+
+    method: object
+    groups: dict  # augment.Group by name
+    data: Data
+    log: Log
+    checkpoint: Checkpoint
+    evals: Evals
+    optim: dict
+    lr: dict
+    weight_decay: dict
+    rules: tuple
+
+
+def build(config):
+    """ConfigDict -> Built. Touches no device and no data. Raises UserError naming the key, the value and what was expected."""
+    values = config.to_dict()
+    fields.check_keys(values, {**TOP, **FREE, **SECTIONS, "method": 0, "augment": 0}, "", "a config")
+    for key, (default, _) in TOP.items():
+        if type(values[key]) is not type(default):
+            raise UserError(f"config.{key}={values[key]!r}: expected {type(default).__name__}")
+    for key in ("steps", "batch", "accumulate"):
+        if values[key] < 1:
+            raise UserError(f"config.{key}={values[key]}: expected at least 1")
+    if values["batch"] % values["accumulate"]:
+        raise UserError(f"config.batch={values['batch']} does not divide by config.accumulate={values['accumulate']}")
+    sharding.check_axes(values["mesh"])
+    sections = {k: fields.build(c, values[k], k) for k, c in SECTIONS.items() if k != "optim"}
+    if sections["data"].crop not in ("host", "device"):
+        raise UserError(f"config.data.crop={sections['data'].crop!r}: expected host or device")
+    groups = {k: fields.build(augment.Group, v, f"augment.{k}") for k, v in values["augment"].items()}
+    for name, group in groups.items():
+        for key in ("blur", "solarize"):
+            if len(getattr(group, key)) not in (1, group.count):
+                raise UserError(
+                    f"config.augment.{name}.{key}={getattr(group, key)}: expected one probability or {group.count}, one a view"
+                )
+    spec = dict(values["method"])
+    if "name" not in spec:
+        raise UserError("config.method.name is missing: the name of a file in ssljax/methods/")
+    built = fields.build(method.find(spec.pop("name")), spec, "method")
+    optimizer = dict(values["optim"])
+    if "lr" not in optimizer:
+        raise UserError("config.optim.lr is missing: a schedule, e.g. {'kind': 'cosine', 'base': 1e-3, 'warmup_steps': 100}")
+    lr, weight_decay = optimizer.pop("lr"), optimizer.pop("weight_decay")
+    for spec, where in ((lr, "optim.lr"), (weight_decay, "optim.weight_decay")):
+        try:
+            schedules.make(spec, values["steps"])
+        except UserError as error:
+            raise UserError(f"config.{where}: {error}") from None
+    rules = tuple((pattern, fields.build(optim.Rule, rule, "groups")) for pattern, rule in values["groups"])
+    return Built(method=built, groups=groups, optim=optimizer, lr=lr, weight_decay=weight_decay, rules=rules, **sections)
+
+
+def describe(config):
+    """(key path, value, one line of help) for every key; what `--help` prints."""
+    values = config.to_dict()
+    rows = [(key, values[key], help) for key, (_, help) in TOP.items()]
+    spec = dict(values["method"])
+    name = spec.pop("name")
+    cls = method.find(name)
+    rows.append(("method.name", name, (cls.__doc__ or "").strip().splitlines()[0]))
+    rows += fields.describe(cls, spec, "method")
+    for key, section in SECTIONS.items():
+        rows += fields.describe(section, values[key], key)
+    rows += [(f"optim.{k}", v, "schedule") for k, v in values["optim"].items() if k in ("lr", "weight_decay")]
+    known = {f.name for f in dataclasses.fields(Optim)} | {"lr", "weight_decay"}
+    rows += [(f"optim.{k}", v, f"{values['optim']['name']}'s own") for k, v in values["optim"].items() if k not in known]
+    for group, spec in values["augment"].items():
+        rows += fields.describe(augment.Group, spec, f"augment.{group}")
+    rows += [(key, values[key], help) for key, help in FREE.items()]
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------- the common switch
+SHRINK = dict(width=32, depth=2, heads=2, mlp_dim=64, hidden=32, bottleneck=16, out=24, length=12, vocab_size=512)
+
+
+def shrink(config):
+    """The same run as a toy: narrow, shallow, two steps, a batch of 8, small views; every other setting stays as it is.
+
+    With synthesised records (`data.features`) it answers "does this config run?" anywhere in seconds.
+    """
+    values = config.to_dict()
+    patch = values["method"].get("encoder", {}).get("patch_size", 16)
+    side = 2 * patch
+
+    def walk(node):
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value)
+            elif key in SHRINK and isinstance(value, int):
+                node[key] = min(value, SHRINK[key])
+            elif key == "stages":
+                node[key] = (1,) * len(value)
+            elif key == "image_size":
+                node[key] = side
+
+    walk(values["method"])
+    values["data"]["image_size"] = side
+    values["data"]["source"] = "synthetic:" + (values["data"]["features"] or values["data"]["source"])
+    for i, group in enumerate(values["augment"].values()):
+        group["size"] = side if i == 0 else patch
+    values.update(steps=2, batch=8, accumulate=1, mesh={"data": -1, "fsdp": 1, "tensor": 1})
+    values["log"] |= {"every": 1, "wandb": ""}
+    values["evals"]["every"] = 0
+    for schedule in (values["optim"]["lr"], values["optim"]["weight_decay"]):
+        for key in schedule:
+            if key.endswith("_steps"):
+                schedule[key] = min(schedule[key], 1)
+    return ml_collections.ConfigDict(values)

@@ -1,0 +1,75 @@
+"""Evaluators, one file each: a file here that defines `run(context) -> {metric: float}` and `NEEDS` is an evaluator,
+named by its file.
+"""
+
+import importlib
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ssljax.errors import UserError
+
+
+class NotApplicable(Exception):
+    """An evaluator cannot judge these features; the message says why, and the caller prints it in place of a number."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """All an evaluator may look at. Features are extracted once for all of them.
+
+    train, test:  dicts of host arrays as `features.extract` returns them, one row an example: "features" float32 (N,
+                  D), "label" int (N,), one "label:<kind>" int (N,) for every further kind of label, and for image-text
+                  methods "image_embedding" and "text_embedding" (N, E).
+    classes:      number of classes of "label".
+    text_embed:   list of M strings -> (M, E) float32, or None where the method has no text tower.
+    class_names:  {kind: [name of class 0, name of class 1, ...]}
+    prompts:      {kind: [template with one {} for the class name, ...]}
+    seed:         keys every random choice an evaluator makes.
+    """
+
+    train: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
+    classes: int
+    text_embed: Callable[[list[str]], Any] | None = None
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+    prompts: dict[str, list[str]] = field(default_factory=dict)
+    seed: int = 0
+
+
+def available() -> list[str]:
+    """Names of the evaluators, sorted: the files in this folder that define `run`."""
+    files = pathlib.Path(__file__).parent.glob("*.py")
+    return sorted(f.stem for f in files if f.stem != "__init__" and "\ndef run(" in f.read_text())
+
+
+def load(name: str) -> ModuleType:
+    """The module of evaluator `name`, with `run(context)` and `NEEDS`. Raises UserError for a name not there."""
+    if name not in available():
+        raise UserError(f"evals: there is no evaluator {name!r}; choose among {', '.join(available())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def need(context: Context, *, train: tuple[str, ...] = (), test: tuple[str, ...] = ()) -> None:
+    """Raises NotApplicable unless `context` holds these arrays, each with at least one row."""
+    for split, keys in (("train", train), ("test", test)):
+        arrays = getattr(context, split)
+        missing = [key for key in keys if key not in arrays or not len(arrays[key])]
+        if missing:
+            raise NotApplicable(f"the {split} set gives no {', '.join(missing)}")
+
+
+def judge(names: list[str], context: Context) -> tuple[dict[str, float], dict[str, str]]:
+    """Runs evaluators by name: {metric: number} of all that apply, {evaluator: reason} of those that do not. UserError for an unknown name."""
+    modules = {name: load(name) for name in names}
+    numbers, reasons = {}, {}
+    for name, module in modules.items():
+        try:
+            numbers |= module.run(context)
+        except NotApplicable as reason:
+            reasons[name] = str(reason)
+    return numbers, reasons

@@ -1,0 +1,63 @@
+"""Zero-shot classification: class names, put into prompt templates, become the classifier (CLIP, Radford et al. 2021,
+section 3.1.4).
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ssljax.evals import Context, NotApplicable, need
+from ssljax.evals.features import unit_norm
+
+NEEDS = "image_embedding of the test set, a text tower, and class names with prompts for at least one kind of label"
+
+
+def run(context: Context) -> dict[str, float]:
+    """{"zeroshot_<kind>": accuracy} for every kind of label that has class names, templates, and labels in the test
+    set.
+
+    Labels of a kind are test["label:<kind>"]; where the data has a single unnamed kind, test["label"].
+    """
+    if context.text_embed is None:
+        raise NotApplicable("the method has no text tower")
+    need(context, test=("image_embedding",))
+    out = {}
+    for kind in context.prompts:
+        labels = _labels(context, kind)
+        if labels is None or kind not in context.class_names:
+            continue
+        classifier = zero_shot_classifier(
+            embed_prompts(context.text_embed, context.class_names[kind], context.prompts[kind])
+        )
+        out[f"zeroshot_{kind}"] = evaluate(context.test["image_embedding"], labels, classifier)["zeroshot_top1"]
+    if not out:
+        raise NotApplicable("no kind of label has labels, class names and prompt templates")
+    return out
+
+
+def _labels(context: Context, kind: str):
+    only = "label" if len(context.prompts) == 1 else None
+    return context.test.get(f"label:{kind}", context.test.get(only))
+
+
+def embed_prompts(text_embed, names: list[str], templates: list[str]) -> np.ndarray:
+    """Every name in every template (at its "{}"), embedded in one call: (classes, templates, E)."""
+    texts = [template.format(name) for name in names for template in templates]
+    embedding = np.asarray(text_embed(texts), np.float32)
+    return embedding.reshape(len(names), len(templates), -1)
+
+
+def zero_shot_classifier(template_embeddings):
+    """(C, M, D) embeddings of C classes in M templates -> classifier (D, C): each normalised, averaged over
+    templates, normalised again.
+    """
+    return unit_norm(unit_norm(template_embeddings).mean(axis=1)).T
+
+
+def evaluate(image_embedding, labels, classifier) -> dict[str, float]:
+    """{"zeroshot_top1"}: fraction of rows of image_embedding (N, D) whose greatest product with classifier (D, C) is
+    at labels (N,).
+    """
+    classifier = jnp.asarray(classifier, jnp.float32)
+    logits = jnp.matmul(unit_norm(image_embedding), classifier, precision=lax.Precision.HIGHEST)  # (N, C)
+    return {"zeroshot_top1": float(np.mean(np.asarray(logits.argmax(1)) == np.asarray(labels)))}

@@ -1,0 +1,209 @@
+"""Evaluate checkpoints: what are their frozen features worth? Needs nothing but the checkpoint; any number of devices.
+
+python -m ssljax.evaluate --checkpoint runs/simclr
+python -m ssljax.evaluate --checkpoint runs/simclr,runs/siglip --evals knn,linear,zeroshot --report report.html
+python -m ssljax.evaluate --checkpoint runs/simclr --data folder:/my/pictures
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from ssljax import cli
+from ssljax.errors import UserError
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_list("checkpoint", [], "workdirs of train.py (or their checkpoints folder), one or several", flag_values=FLAGS)
+flags.DEFINE_list("evals", ["knn", "linear", "zeroshot", "retrieval", "rankme"], "evaluators, the files of ssljax/evals/", flag_values=FLAGS)
+flags.DEFINE_string("data", "", "another source than the one trained on, e.g. folder:PATH", flag_values=FLAGS)
+flags.DEFINE_string("label", "", "another field to predict than the config's", flag_values=FLAGS)
+flags.DEFINE_integer("step", 0, "step to restore; 0: the newest", flag_values=FLAGS)
+flags.DEFINE_bool("baselines", True, "judge raw pixels and the same encoder at random as well", flag_values=FLAGS)
+flags.DEFINE_string("report", "", "write a report to this .html file", flag_values=FLAGS)
+flags.DEFINE_string("results", "", "write the numbers to this .json file", flag_values=FLAGS)
+flags.DEFINE_bool("distributed", False, "join the other processes of a TPU pod or a SLURM job", flag_values=FLAGS)
+
+
+def restore(directory, *, step=None, data="", label=""):
+    """-> dict: config, built, program, state (params and extra restored, the rest None), random (the same, untrained), source, test
+    source, tokenizer, step. Reads the config inside the checkpoint; only the names of the source are checked before devices are used."""
+    from ssljax import checkpoint, inputs, program, sharding
+    from ssljax import config as configs
+    from ssljax.data import sources
+    from ssljax.method import State
+
+    folder = pathlib.Path(directory)
+    folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+    step = step or checkpoints.latest()
+    config = configs.from_dict(checkpoints.config(step))
+    config.data.source = data or config.data.source
+    config.data.label = label or config.data.label
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    built = configs.build(config)
+    sources.check(config.data.source, built.data.train)
+    sources.check(config.data.source, built.data.test)
+    tokenizer = inputs.make_tokenizer(built)
+    train, test = (
+        sources.subset(sources.open(config.data.source, getattr(built.data, split)), getattr(built.evals, f"{split}_examples"))
+        for split in ("train", "test")
+    )
+    mesh = sharding.make_mesh({"data": -1}, batch=_divisible(config.batch))
+    raw = next(inputs.train_batches(config, built, train, tokenizer, 0))
+    run = program.make(config, built, mesh, raw, len(train))
+    parts = checkpoints.restore_parts({"params": run.shapes.params, "extra": run.shapes.extra}, step)
+    state = State(parts["params"], parts["extra"], None, None, None)
+    return dict(config=config, built=built, program=run, state=state, train=train, test=test, tokenizer=tokenizer, step=step, raw=raw)
+
+
+def _divisible(batch):
+    import jax
+
+    return -(-batch // jax.device_count()) * jax.device_count()
+
+
+def rows_of(restored, evaluators, *, baselines=True):
+    """-> table rows (list of dicts), notes (list of str), features of the trained encoder: {"train", "test"} dicts."""
+    from ssljax import inputs
+    from ssljax.evals import features
+
+    built, run, source, tokenizer = (restored[k] for k in ("built", "program", "test", "tokenizer"))
+    rows, notes = [], []
+
+    def judge(title, names, state, train, test, tokenizer):
+        numbers, reasons = inputs.judge(names, built, run, state, source, train, test, tokenizer)
+        rows.append({"features": title, **numbers})
+        if title == "pretrained":
+            notes.extend(f"{name}: {reason}" for name, reason in reasons.items())
+
+    def extract(state, images=0):
+        return {k: inputs.features(built, run, state, restored[k], tokenizer, images=images) for k in ("train", "test")}
+
+    trained = extract(restored["state"], images=max(len(restored["train"]), len(restored["test"])) if baselines else 512)
+    if baselines:
+        frozen = [name for name in evaluators if name in ("knn", "linear")]
+        pixels = {k: {**split, "features": features.raw_pixels(split["image"])} for k, split in trained.items()}
+        judge("raw pixels", frozen, None, pixels["train"], pixels["test"], None)
+        state = run.init()
+        untrained = extract(state)
+        judge("random encoder", evaluators, state, untrained["train"], untrained["test"], tokenizer)
+    judge("pretrained", evaluators, restored["state"], trained["train"], trained["test"], tokenizer)
+    return rows, notes, trained
+
+
+def print_table(title, rows):
+    """The rows on the terminal, one column a metric."""
+    columns = list(dict.fromkeys(k for row in rows for k in row if k not in ("run", "features")))
+    widths = [max(len(c), 7) for c in columns]
+    print(f"\n{title}\n{'':16}" + "  ".join(c.rjust(w) for c, w in zip(columns, widths, strict=True)))
+    for row in rows:
+        cells = [(f"{row[c]:.3f}" if c in row else "-").rjust(w) for c, w in zip(columns, widths, strict=True)]
+        print(f"{row['features']:16}" + "  ".join(cells))
+
+
+def run_report(name, folder, restored, rows, notes, trained):
+    """What `report.write` shows of one checkpoint."""
+    import jax
+
+    from ssljax import config as configs
+    from ssljax import inputs
+    from ssljax.evals import zeroshot
+
+    built, run, state, test = (restored[k] for k in ("built", "program", "state", "test"))
+    with jax.set_mesh(run.mesh):
+        batch = jax.jit(run.augment)(run.put(restored["raw"]))
+        pictures = built.method.pictures(state.params, state.extra, batch, jax.random.PRNGKey(0))
+    show = lambda views: np.asarray(run.pixels(views))[:8]  # noqa: E731
+    names = inputs.class_names(test)
+    label = built.data.label
+    report = {
+        "name": name,
+        "summary": f"{restored['config'].method.name}, step {restored['step']}, {built.data.source}, label {label}",
+        "views": {group: show(batch[group]) for group in built.groups},
+        "diagnostics": {k: v for k, v in rows[-1].items() if k in ("rankme", "feature_std")},
+        "notes": notes,
+        "config": configs.to_dict(restored["config"]),
+        "neighbours": _neighbours(trained, names.get(label)),
+    }
+    metrics = folder / "metrics.jsonl"
+    if metrics.exists():
+        report["metrics"] = str(metrics)
+    for section, groups in pictures.items():
+        report[section] = {title: show(images) for title, images in groups.items()}
+    if "image_embedding" in trained["test"]:
+        embed = inputs.text_embedder(run, state, restored["tokenizer"])
+        kind = label if label in names else next(iter(names))
+        classifier = zeroshot.zero_shot_classifier(zeroshot.embed_prompts(embed, names[kind], inputs.prompts(test)[kind]))
+        scale = float(np.exp(state.params["logit_scale"])) if "logit_scale" in state.params else 100.0
+        report["zero_shot"] = _zero_shot(trained["test"], classifier, names[kind], trained["test"][f"label:{kind}"], scale)
+    return report
+
+
+def _neighbours(trained, names, queries=8, k=6):
+    """Arguments of `report.nearest_neighbours`: test pictures and the training pictures nearest to them by cosine."""
+    from ssljax.evals import features
+
+    train, test = trained["train"], trained["test"]
+    count = len(train["image"])
+    pick = np.linspace(0, len(test["image"]) - 1, queries).astype(int)
+    similarity = np.asarray(features.unit_norm(test["features"][pick]) @ features.unit_norm(train["features"][:count]).T)
+    nearest = np.argsort(-similarity, axis=1)[:, :k]
+    distances = 1.0 - np.take_along_axis(similarity, nearest, 1)
+    out = dict(query=test["image"][pick], neighbours=train["image"][nearest], distances=distances)
+    if "label" in test and names:
+        spell = np.asarray(names)
+        out |= dict(query_labels=spell[test["label"][pick]], labels=spell[train["label"][nearest]])
+    return out
+
+
+def _zero_shot(test, classifier, names, labels, scale, examples=8, k=4):
+    """Arguments of `report.zero_shot_examples`: test pictures, their most probable classes and the probabilities."""
+    pick = np.linspace(0, len(test["image"]) - 1, examples).astype(int)
+    logits = scale * np.asarray(test["image_embedding"][pick] @ np.asarray(classifier))
+    scores = np.exp(logits - logits.max(1, keepdims=True))
+    scores /= scores.sum(1, keepdims=True)
+    order = np.argsort(-scores, axis=1)[:, :k]
+    spell = np.asarray(names)
+    return dict(
+        images=test["image"][pick], captions=spell[order].tolist(), scores=np.take_along_axis(scores, order, 1),
+        truth=spell[labels[pick]].tolist(),
+    )  # fmt: skip
+
+
+def main(argv):
+    cli.parse(argv, FLAGS, __doc__)
+    if not FLAGS.checkpoint:
+        raise UserError("--checkpoint is missing: the --workdir of a run of train.py, or several with commas")
+    cli.start_distributed(FLAGS.distributed)
+    import jax
+
+    from ssljax import evals, report
+
+    for name in FLAGS.evals:
+        evals.load(name)
+    table, runs = [], []
+    for directory in FLAGS.checkpoint:
+        folder = pathlib.Path(directory)
+        restored = restore(directory, step=FLAGS.step, data=FLAGS.data, label=FLAGS.label)
+        name = folder.name if folder.name != "checkpoints" else folder.parent.name
+        rows, notes, trained = rows_of(restored, FLAGS.evals, baselines=FLAGS.baselines)
+        if jax.process_index() == 0:
+            print_table(f"{name}: {restored['config'].method.name} on {restored['config'].data.source}, step {restored['step']}, "
+                        f"label {restored['built'].data.label}", rows)  # fmt: skip
+            for note in notes:
+                print(f"  {note}")
+        table += [{"run": name, **row} for row in rows]
+        if FLAGS.report:
+            runs.append(run_report(name, folder, restored, rows, notes, trained))
+    if jax.process_index() == 0:
+        if FLAGS.report:
+            report.write(FLAGS.report, runs, table)
+            print(f"\nwrote {FLAGS.report}")
+        if FLAGS.results:
+            pathlib.Path(FLAGS.results).write_text(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    cli.command(main)

@@ -1,0 +1,128 @@
+"""From a checked config to what the entries feed to a program: tokenizer, training batches, evaluators' features."""
+
+import jax
+import numpy as np
+
+from ssljax.errors import UserError
+
+GENERIC_PROMPTS = ("a photo of a {}", "{}")
+
+
+def make_tokenizer(built):
+    """The config's tokenizer at the length of the method's text tower; None for a method without one. Raises UserError if they differ."""
+    from ssljax.data import text
+
+    tower = getattr(built.method, "text", None)
+    if tower is None:
+        return None
+    if not built.data.tokenizer or not built.data.caption:
+        raise UserError("the method has a text tower: set config.data.tokenizer (bytes or words:V) and config.data.caption (a field)")
+    tokenizer = text.make(built.data.tokenizer, tower.length)
+    if tokenizer.vocab_size > tower.vocab_size:
+        raise UserError(
+            f"config.data.tokenizer={built.data.tokenizer!r} has {tokenizer.vocab_size} ids, "
+            f"config.method.text.vocab_size={tower.vocab_size} is fewer"
+        )
+    return tokenizer
+
+
+def train_batches(config, built, source, tokenizer, start_step):
+    """This process's rows of the raw global batches from `start_step` on."""
+    from ssljax.data import pipeline
+
+    return pipeline.train_batches(
+        source,
+        batch=config.batch,
+        seed=config.seed,
+        start_step=start_step,
+        crop=built.data.crop,
+        views={name: vars(group) for name, group in built.groups.items()},
+        image_size=built.data.image_size,
+        tokenizer=tokenizer,
+        text_key=built.data.caption,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def features(built, program, state, source, tokenizer, *, images=0):
+    """Frozen features of every example of `source`: what `evals.features.extract` returns, the config's label under "label" and
+    every kind of label under "label:<kind>". images: keep so many pictures."""
+    from ssljax.data import pipeline
+    from ssljax.evals.features import extract
+
+    kinds = source.labels()
+    label = built.data.label if built.data.label in kinds else next(iter(kinds), None)
+    batches = pipeline.eval_batches(
+        source,
+        batch=built.evals.batch,
+        image_size=built.data.image_size,
+        ratio=built.data.resize_ratio,
+        label=label,
+        extra=tuple(kind for kind in kinds if kind != label),
+        tokenizer=tokenizer,
+        text_key=built.data.caption,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    rows = extract(lambda batch: program.embed(state.params, state.extra, batch), batches, program.put, images=images)
+    return label_columns(rows, kinds, label)
+
+
+def label_columns(rows, kinds, label):
+    """Kinds of label that came under their own name -> "label:<kind>"; the one that came as "label" under both names."""
+    out = {(f"label:{k}" if k in kinds and k != "label" else k): v for k, v in rows.items()}
+    if label is not None and "label" in out:
+        out[f"label:{label}"] = out["label"]
+    return out
+
+
+def class_names(source):
+    """{kind of label: names} of a source."""
+    return {kind: list(source.fields[kind].classes) for kind in source.labels()}
+
+
+def prompts(source):
+    """{kind of label: templates} for zero-shot: those of the embedded data, or two that suit any noun."""
+    from ssljax.data import scenes_recipe
+
+    own = scenes_recipe.PROMPTS.get(source.name.rpartition("/")[2], {})
+    return {kind: list(own.get(kind, GENERIC_PROMPTS)) for kind in source.labels()}
+
+
+def text_embedder(program, state, tokenizer):
+    """list of N strings -> text embeddings (N, E) float32; None for a method without a text tower."""
+    if tokenizer is None:
+        return None
+
+    def embed(texts):
+        ids = tokenizer(list(texts))
+        padded = np.concatenate([ids, np.zeros((-len(ids) % program.mesh.size, ids.shape[1]), ids.dtype)])
+        # Every process embeds all the texts; `put` takes each one's own rows.
+        rows = len(padded) // jax.process_count()
+        mine = padded[jax.process_index() * rows :][:rows]
+        out = program.embed(state.params, state.extra, program.put({"text": mine}))["text_embedding"]
+        return program.fetch(out)[: len(ids)]
+
+    return embed
+
+
+def judge(names, built, program, state, source, train, test, tokenizer, *, seed=0):
+    """Run evaluators on extracted features. -> {metric: float}, {evaluator: why it does not apply}."""
+    from ssljax import evals
+
+    context = evals.Context(
+        train=train,
+        test=test,
+        classes=len(class_names(source).get(built.data.label, ())) or classes_in(train, test),
+        text_embed=text_embedder(program, state, tokenizer),
+        class_names=class_names(source),
+        prompts=prompts(source),
+        seed=seed,
+    )
+    return evals.judge(names, context)
+
+
+def classes_in(*splits):
+    """Number of classes of "label", from the labels themselves."""
+    return max((int(split["label"].max()) + 1 for split in splits if "label" in split and len(split["label"])), default=0)

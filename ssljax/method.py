@@ -1,0 +1,161 @@
+"""The contract of a method, the state of a run, and the only train step there is."""
+
+import dataclasses
+import importlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssljax import trees
+from ssljax.errors import UserError
+
+
+# --------------------------------------------------------------------------------------------------------- the contract
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a method may know about the run it is in: for schedules that are stated in epochs."""
+
+    steps: int
+    batch: int
+    examples: int  # in an epoch
+
+    def epochs(self, count):
+        """Steps in `count` epochs (int)."""
+        return round(count * self.examples / self.batch)
+
+
+class Method:
+    """One objective: a frozen dataclass of hyper-parameters with these functions. All arrays are global; no collectives here.
+
+    params: what the optimizer updates. extra: everything else that lasts (batch statistics, teacher, centre, queue).
+    batch: dict of arrays, leading axis B: "views" (B, V, H, W, 3) float32, "crops" (B, L, h, w, 3), "text" int32 (B, T), ...
+    s: dict of float32 scalars, the schedules at this step; time enters nowhere else.
+    """
+
+    groups = ()  # ((regex, optim.Rule), ...): learning rate, weight decay, freezing by parameter name
+    refresh = None  # (state, batches) -> state, between epochs
+
+    def init(self, rng, batch):
+        """-> params, extra: dicts of arrays."""
+        raise NotImplementedError
+
+    def encode(self, params, extra, batch, rng, s):
+        """-> encodings (dict of arrays, leading axis B), extra. The half of the loss that can run on a part of the batch."""
+        raise NotImplementedError
+
+    def objective(self, params, extra, encodings, batch, s):
+        """-> loss (float32 scalar), (extra, metrics). The half that must see the whole batch."""
+        raise NotImplementedError
+
+    def loss(self, params, extra, batch, rng, s):
+        """-> loss, (extra, metrics): the two halves."""
+        encodings, extra = self.encode(params, extra, batch, rng, s)
+        return self.objective(params, extra, encodings, batch, s)
+
+    def after_step(self, params, extra, s):
+        """-> extra after the optimizer's update: EMA teachers, and nothing else."""
+        return extra
+
+    def embed(self, params, extra, batch):
+        """{"image": (B, H, W, 3)} and/or {"text": (B, T)} -> {"features": (B, D), ...} for evaluators."""
+        raise NotImplementedError
+
+    def schedules(self, run):
+        """-> {name: step -> float32 scalar}, beside lr and weight_decay."""
+        return {}
+
+    def pictures(self, params, extra, batch, rng):
+        """Pictures for the report: {section of report.py: {title: normalised images (N, H, W, 3)}}, or {}."""
+        return {}
+
+
+def find(name):
+    """The Method class of `name`: a file of ssljax/methods/, or any module on the Python path that holds one Method."""
+    try:
+        file = importlib.import_module(f"ssljax.methods.{name}" if "." not in name else name)
+    except ModuleNotFoundError as error:
+        if error.name not in (f"ssljax.methods.{name}", name, name.partition(".")[0]):
+            raise
+        try:
+            file = importlib.import_module(name)
+        except ModuleNotFoundError:
+            raise UserError(
+                f"config.method.name={name!r}: no ssljax/methods/{name}.py and no module {name!r} on the path; "
+                f"methods here: {', '.join(available())}"
+            ) from None
+    classes = [c for c in vars(file).values() if isinstance(c, type) and issubclass(c, Method) and c.__module__ == file.__name__]
+    if len(classes) != 1:
+        raise UserError(f"config.method.name={name!r}: {file.__name__} should hold one Method, it holds {len(classes)}")
+    return classes[0]
+
+
+def available():
+    """Names of the methods that ssljax ships: the files of ssljax/methods/."""
+    import pkgutil
+
+    import ssljax.methods
+
+    return sorted(m.name for m in pkgutil.iter_modules(ssljax.methods.__path__))
+
+
+# ------------------------------------------------------------------------------------------------------------- the state
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """All that lasts from step to step, and all that a checkpoint holds. step: int32 scalar; rng: raw uint32 key (2,)."""
+
+    params: Any
+    extra: Any
+    opt: Any
+    step: Any
+    rng: Any
+
+
+def init_state(method, tx, rng, batch):
+    """A fresh State. batch: an augmented batch, of which only the shapes matter. Run it under jit, sharded."""
+    params, extra = method.init(rng, batch)
+    return State(params, extra, tx.init(params), jnp.zeros((), jnp.int32), jax.random.fold_in(rng, 1))
+
+
+# -------------------------------------------------------------------------------------------------------------- the step
+def make_train_step(method, tx, schedules, augment, *, accumulate=1):
+    """-> train_step(state, batch) -> (state, metrics), to be jitted with the state donated.
+
+    accumulate: the batch is taken in that many parts, one after the other, and their gradients averaged. A loss over pairs sees
+    the pairs of its part only.
+    """
+
+    def gradients(state, extra, batch, rng, s):
+        value_and_grad = jax.value_and_grad(method.loss, has_aux=True)
+        (loss, (extra, metrics)), grads = value_and_grad(state.params, extra, augment(batch), rng, s)
+        return extra, grads, {"loss": loss, **metrics}
+
+    def accumulated(state, batch, rng, s):
+        # Part i takes every accumulate-th row, so that each device keeps its own rows.
+        parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch)
+
+        def one(carry, part):
+            extra, total, i = carry
+            extra, grads, metrics = gradients(state, extra, part, jax.random.fold_in(rng, i), s)
+            return (extra, jax.tree.map(jnp.add, total, grads), i + 1), metrics
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (extra, total, _), metrics = jax.lax.scan(one, (state.extra, zeros, jnp.zeros((), jnp.int32)), parts)
+        return extra, jax.tree.map(lambda g: g / accumulate, total), jax.tree.map(lambda m: m.mean(0), metrics)
+
+    def train_step(state, batch):
+        s = {name: schedule(state.step) for name, schedule in schedules.items()}
+        rng = jax.random.fold_in(state.rng, state.step)
+        if accumulate > 1:
+            extra, grads, metrics = accumulated(state, batch, rng, s)
+        else:
+            extra, grads, metrics = gradients(state, state.extra, batch, rng, s)
+        updates, opt = tx.update(grads, state.opt, state.params, s=s, step=state.step)
+        params = optax.apply_updates(state.params, updates)
+        extra = method.after_step(params, extra, s)
+        metrics = {**metrics, "gradient_norm": trees.norm(grads), **s}
+        return State(params, extra, opt, state.step + 1, state.rng), metrics
+
+    return train_step

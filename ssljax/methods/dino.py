@@ -1,0 +1,82 @@
+"""DINO (Caron et al. 2021): a student matches the centred, sharpened output of its own moving average across crops."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, models, schedules, trees
+from ssljax.fields import arg, module
+from ssljax.method import Method
+from ssljax.optim import Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class DINO(Method):
+    """teacher sees the views, student the views and the crops; loss = mean over pairs of H(teacher, student) (Algorithm 1)."""
+
+    encoder: nn.Module = module("the encoder whose teacher's features are kept", name="vit")
+    head: nn.Module = module("projection head with prototypes", name="dino_head")
+    student_temperature: float = arg(0.1, "temperature of the student's softmax")
+    teacher_temperature: float = arg(0.04, "temperature of the teacher's softmax after the warm-up")
+    warmup_teacher_temperature: float = arg(0.04, "teacher temperature at the start")
+    warmup_teacher_epochs: float = arg(0.0, "epochs of linear teacher temperature warm-up")
+    ema: float = arg(0.996, "teacher momentum at the start; rises to 1 by a cosine")
+    ema_final: float = arg(1.0, "teacher momentum at the end")
+    centre_momentum: float = arg(0.9, "momentum of the centre of the teacher's outputs")
+    freeze_last_layer_steps: int = arg(0, "steps in which the student's prototypes do not move")
+
+    @property
+    def groups(self):
+        return ((r"^head/last_layer/", Rule(freeze_until=self.freeze_last_layer_steps, weight_decay=1.0)),)
+
+    def schedules(self, run):
+        warm = max(run.epochs(self.warmup_teacher_epochs), 1)
+        return {
+            "ema": schedules.cosine(self.ema, self.ema_final, run.steps),
+            "teacher_temperature": schedules.linear(self.warmup_teacher_temperature, self.teacher_temperature, warm),
+        }
+
+    def init(self, rng, batch):
+        r = jax.random.split(rng)
+        x = models.flat_views(batch["views"])
+        encoder, stats = models.init(self.encoder, r[0], x, train=False)
+        h, _ = models.apply(self.encoder, encoder, stats, x, train=False)
+        head, _ = models.init(self.head, r[1], h["pooled"], train=False)
+        params = {"encoder": encoder, "head": head}
+        extra = {"teacher": trees.copy(params), "stats": {"student": stats, "teacher": trees.copy(stats)}}
+        return params, {**extra, "centre": jnp.zeros(self.head.out)}
+
+    def _logits(self, params, stats, views, rng=None):
+        batch = views.shape[0]
+        h, stats = models.apply(self.encoder, params["encoder"], stats, models.flat_views(views), train=True, rng=rng)
+        logits, _ = models.apply(self.head, params["head"], {}, h["pooled"], train=True)
+        return logits.reshape(batch, -1, logits.shape[-1]), stats  # (B, V, K)
+
+    def encode(self, params, extra, batch, rng, s):
+        r = jax.random.split(rng, 3)
+        teacher, teacher_stats = self._logits(extra["teacher"], extra["stats"]["teacher"], batch["views"], r[0])
+        student, stats = self._logits(params, extra["stats"]["student"], batch["views"], r[1])
+        if "crops" in batch:  # another resolution: a forward pass of its own
+            local, stats = self._logits(params, stats, batch["crops"], r[2])
+            student = jnp.concatenate([student, local], axis=1)  # (B, V + L, K)
+        teacher = jax.lax.stop_gradient(teacher)
+        return {"student": student, "teacher": teacher}, {**extra, "stats": {"student": stats, "teacher": teacher_stats}}
+
+    def objective(self, params, extra, encodings, batch, s):
+        student, teacher = (jnp.moveaxis(encodings[k], 1, 0) for k in ("student", "teacher"))  # crop-major (V, B, K)
+        temperatures = dict(student_temperature=self.student_temperature, teacher_temperature=s["teacher_temperature"])
+        loss = losses.dino(student, teacher, extra["centre"], **temperatures)
+        centre = losses.update_centre(extra["centre"], teacher, self.centre_momentum)
+        entropy = losses.entropy((teacher - extra["centre"]) / s["teacher_temperature"]).mean()
+        usage = losses.entropy_of_mean((teacher - extra["centre"]) / s["teacher_temperature"])
+        return loss, ({**extra, "centre": centre}, {"teacher_entropy": entropy, "prototype_entropy": usage})
+
+    def after_step(self, params, extra, s):
+        return {**extra, "teacher": trees.ema(extra["teacher"], params, s["ema"])}
+
+    def embed(self, params, extra, batch):
+        stats = extra["stats"]["teacher"]
+        h, _ = models.apply(self.encoder, extra["teacher"]["encoder"], stats, batch["image"], train=False)
+        return {"features": h["pooled"]}

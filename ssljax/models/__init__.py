@@ -1,0 +1,72 @@
+"""Flax Linen modules behind two functions: parameters are plain nested dicts, batch statistics are passed and returned."""
+
+import importlib
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ssljax.errors import UserError
+
+# name in a config -> (file, class). The file is imported on demand.
+MODULES = {
+    "vit": ("ssljax.models.vit", "ViT"),
+    "resnet": ("ssljax.models.resnet", "ResNet"),
+    "text": ("ssljax.models.text", "TextTransformer"),
+    "mae_decoder": ("ssljax.models.decoders", "MAEDecoder"),
+    "mlp": ("ssljax.models.heads", "MLP"),
+    "dino_head": ("ssljax.models.heads", "DINOHead"),
+}
+
+
+def module_class(name):
+    """Class of the module a config calls `name`; "package.module:Class" names one outside ssljax."""
+    if ":" in name:
+        file, attribute = name.split(":")
+    elif name in MODULES:
+        file, attribute = MODULES[name]
+    else:
+        raise UserError(f"model name={name!r}: expected one of {sorted(MODULES)} or 'package.module:Class'")
+    return getattr(importlib.import_module(file), attribute)
+
+
+def init(module, rng, *inputs, **kwargs):
+    """-> (params, batch statistics), plain dicts; statistics are {} for a module without BatchNorm."""
+    variables = module.init({"params": rng}, *inputs, **kwargs)
+    return variables["params"], variables.get("batch_stats", {})
+
+
+def apply(module, params, stats, *inputs, train, rng=None, **kwargs):
+    """-> (outputs, new batch statistics). `rng` feeds stochastic depth and is needed only where a module has it."""
+    variables = {"params": params, **({"batch_stats": stats} if stats else {})}
+    rngs = {} if rng is None else {"drop_path": rng}
+    if train and stats:
+        outputs, updated = module.apply(
+            variables, *inputs, train=True, rngs=rngs, mutable=["batch_stats"], **kwargs
+        )
+        return outputs, updated["batch_stats"]
+    return module.apply(variables, *inputs, train=train, rngs=rngs, **kwargs), stats
+
+
+def flat_views(views):
+    """(B, V, ...) -> (B * V, ...): the views of an example stay together, so a sharded batch axis stays sharded."""
+    return views.reshape(-1, *views.shape[2:])
+
+
+def unflat_views(x, batch):
+    """(B * V, ...) -> (V, B, ...), crop-major as losses over views take it."""
+    return jnp.moveaxis(x.reshape(batch, -1, *x.shape[1:]), 1, 0)
+
+
+def constrain_batch(x):
+    """Keep the leading axis sharded over the data axes of the mesh in force; nothing where there is no mesh.
+
+    Without it the compiler may follow a sharded parameter instead and leave the batch whole on every device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in ("data", "fsdp") if axis in mesh.axis_names)
+    if not axes or mesh.size == 1:
+        return x
+    if x.shape[0] % math.prod(mesh.shape[axis] for axis in axes):
+        return x
+    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(axes))

@@ -1,0 +1,127 @@
+"""A config's device program: the sharded, jitted init, train step and embedding, from a checked config and a mesh."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssljax import augment, method, optim, schedules, sharding
+from ssljax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """init() -> State; step(state, raw batch) -> (state, metrics), the state donated; embed(params, extra, batch) -> dict.
+
+    shapes: State of ShapeDtypeStruct with shardings, which is what a checkpoint is restored into.
+    """
+
+    method: Any
+    augment: Callable
+    mesh: Any
+    schedules: dict
+    shapes: Any
+    init: Callable
+    step: Callable
+    embed: Callable
+    train_step: Callable  # before jit: what FLOPs are counted on
+
+    def put(self, batch):
+        """Host rows -> global arrays on the mesh."""
+        return sharding.put_batch(self.mesh, batch)
+
+    def fetch(self, array):
+        """A global array -> numpy, whole, on every process."""
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            array = multihost_utils.process_allgather(array, tiled=True)
+        return np.asarray(array)
+
+    def pixels(self, views):
+        """Normalised views -> uint8 pictures."""
+        return augment.to_pixels(views, *self.statistics)
+
+    statistics: tuple = ()
+
+
+def make(config, built, mesh, raw, examples):
+    """config: ConfigDict; built: `config.build` of it; raw: a raw batch (only shapes and dtypes are read, the leading axis is
+    the global batch); examples: in an epoch. Raises UserError where the batch does not fit the method."""
+    run = method.Run(config.steps, config.batch, examples)
+    statistics = (built.data.mean, built.data.std)
+    augmentation = augment.make(built.groups, seed=config.seed, mean=statistics[0], std=statistics[1])
+    plans = {
+        "lr": schedules.make(built.lr, config.steps),
+        "weight_decay": schedules.make(built.weight_decay, config.steps),
+        **built.method.schedules(run),
+    }
+    two = {k: jax.ShapeDtypeStruct((2, *v.shape[1:]), v.dtype) for k, v in raw.items()}
+    blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(augmentation, two))  # init reads shapes only
+    rng = jax.random.PRNGKey(config.seed)
+    try:
+        params, _ = jax.eval_shape(lambda: built.method.init(rng, blank))
+    except KeyError as error:
+        raise UserError(
+            f"method {config.method.name} needs {error} in a batch; config.augment and config.data give "
+            f"{', '.join([*built.groups, *(k for k in raw if k != 'image')])}"
+        ) from None
+    options = dict(built.optim)
+    groups = (*built.rules, *built.method.groups)
+    for key in ("clip_norm", "layer_decay"):
+        options[key] = options.get(key) or None
+    tx = optim.make(options.pop("name"), groups=groups, params=params, **options)
+
+    def init():
+        return method.init_state(built.method, tx, rng, jax.tree.map(jnp.asarray, blank))
+
+    shapes = jax.eval_shape(init)
+    layout = sharding.state_shardings(shapes, mesh, config.sharding)
+    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
+    batch_layout = jax.sharding.NamedSharding(mesh, sharding.BATCH)
+    train_step = method.make_train_step(built.method, tx, plans, augmentation, accumulate=config.accumulate)
+
+    def embed(params, extra, batch):
+        batch = {k: v for k, v in batch.items() if k in ("image", "text")}
+        if "image" in batch:
+            batch["image"] = augment.normalise(batch["image"].astype(jnp.float32) / 255.0, *statistics)
+        return {k: v.astype(jnp.float32) for k, v in built.method.embed(params, extra, batch).items()}
+
+    with jax.set_mesh(mesh):
+        return Program(
+            method=built.method,
+            augment=augmentation,
+            mesh=mesh,
+            schedules=plans,
+            shapes=shapes,
+            init=_under(mesh, jax.jit(init, out_shardings=layout)),
+            step=_under(
+                mesh,
+                jax.jit(
+                    train_step,
+                    in_shardings=(layout, batch_layout),
+                    out_shardings=(layout, sharding.replicated(mesh)),
+                    donate_argnums=0,
+                ),
+            ),
+            embed=_under(mesh, jax.jit(embed, in_shardings=(layout.params, layout.extra, batch_layout))),
+            train_step=train_step,
+            statistics=statistics,
+        )
+
+
+class _under:
+    """A jitted function, called with its mesh in force (losses and models look it up there)."""
+
+    def __init__(self, mesh, function):
+        self.mesh, self.function = mesh, function
+
+    def __call__(self, *args):
+        with jax.set_mesh(self.mesh):
+            return self.function(*args)
+
+    def __getattr__(self, name):  # lower, _cache_size
+        return getattr(self.function, name)

@@ -1,0 +1,105 @@
+"""The mesh, and the rules that say how parameters, optimizer state, extra and batches lie on it."""
+
+import math
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ssljax import trees
+from ssljax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = PartitionSpec(("data", "fsdp"))  # every leaf of a batch is split by its leading axis over both
+
+
+def make_mesh(sizes, *, batch, devices=None):
+    """{"data": -1, "fsdp": 1, "tensor": 1} -> Mesh. One axis may be -1: what is left. Raises UserError if it does not fit.
+
+    batch: the global batch size, which the data axes must divide.
+    """
+    devices = jax.devices() if devices is None else devices
+    check_axes(sizes)
+    shape = [sizes.get(axis, 1) for axis in AXES]
+    rest = math.prod(n for n in shape if n != -1)
+    if -1 in shape:
+        shape[shape.index(-1)] = max(len(devices) // rest, 1)
+    if math.prod(shape) != len(devices):
+        wanted = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, shape, strict=True))
+        raise UserError(f"config.mesh: {wanted} needs {math.prod(shape)} devices, there are {len(devices)}")
+    if batch % (shape[0] * shape[1]):
+        raise UserError(
+            f"config.batch={batch} does not divide over data={shape[0]} x fsdp={shape[1]} devices; "
+            f"the nearest that does is {max(batch // (shape[0] * shape[1]), 1) * shape[0] * shape[1]}"
+        )
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def check_axes(sizes):
+    """Raises UserError for unknown axes and sizes that cannot be, without touching a device."""
+    for axis, n in sizes.items():
+        if axis not in AXES:
+            raise UserError(f"config.mesh.{axis}: expected axes {', '.join(AXES)}")
+        if not isinstance(n, int) or (n < 1 and n != -1):
+            raise UserError(f"config.mesh.{axis}={n!r}: expected a number of devices, or -1 for all that are left")
+    if sum(n == -1 for n in sizes.values()) > 1:
+        raise UserError("config.mesh: only one axis may be -1")
+
+
+def state_shardings(state, mesh, rules=()):
+    """Tree of shapes -> tree of NamedSharding.
+
+    rules: ((regex, axes), ...), first match wins (`re.search` on the leaf's name); axes is a string with one entry a dimension,
+    e.g. "fsdp,tensor" or "-,-,fsdp" ("-": not split). A leaf that no rule names is split over fsdp along its largest divisible
+    dimension, if it has at least 2**12 elements; the optimizer's moments and a teacher have the names and the fate of their parameters.
+    """
+    rules = tuple((pattern, _parse(axes, pattern)) for pattern, axes in rules)
+    leaves = [name for name, _ in trees.names(state)]
+    for pattern, _ in rules:
+        if not any(re.search(pattern, name) for name in leaves):
+            raise UserError(f"config.sharding: rule {pattern!r} matches no parameter; e.g. {', '.join(leaves[:3])}")
+
+    def one(name, leaf):
+        spec = trees.first_match(rules, name)
+        if spec is None:
+            return NamedSharding(mesh, _largest_dimension(name, leaf.shape, mesh.shape["fsdp"]))
+        for dim, axis in zip(leaf.shape, spec, strict=False):
+            if axis and dim % math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis)):
+                raise UserError(f"config.sharding: {name} of shape {leaf.shape} does not divide over {spec}")
+        return NamedSharding(mesh, PartitionSpec(*spec[: len(leaf.shape)]))
+
+    return trees.map_names(one, state)
+
+
+def _parse(axes, pattern):
+    out = []
+    for axis in axes.split(","):
+        if axis in ("-", ""):
+            out.append(None)
+        elif axis in AXES:
+            out.append(axis)
+        else:
+            raise UserError(f"config.sharding: rule {pattern!r} names axis {axis!r}; expected {', '.join(AXES)} or -")
+    return out
+
+
+def _largest_dimension(name, shape, fsdp, smallest=2**12):
+    # The layer axis of stacked blocks stays whole: a scan reads one layer of it at a time.
+    first = 1 if "blocks/" in name else 0
+    candidates = [(dim, i) for i, dim in enumerate(shape) if i >= first and dim % fsdp == 0]
+    if fsdp == 1 or not candidates or math.prod(shape) < smallest:
+        return PartitionSpec()
+    _, axis = max(candidates)
+    return PartitionSpec(*[None] * axis, "fsdp")
+
+
+def replicated(mesh):
+    """The sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(mesh, batch):
+    """This process's rows (numpy, dict) -> global arrays, split by the leading axis over data and fsdp."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {k: jax.make_array_from_process_local_data(sharding, np.asarray(v)) for k, v in batch.items()}

@@ -1,0 +1,73 @@
+"""Pytrees by name: every leaf has a path like "encoder/blocks/attn/qkv/kernel"; regexes over it pick parameters."""
+
+import hashlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _key(entry):
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def path_name(path):
+    """Key path of `jax.tree_util` -> "a/b/c"."""
+    return "/".join(_key(entry) for entry in path)
+
+
+def names(tree):
+    """Tree -> list of (name, leaf), in the tree's own order."""
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def map_names(function, tree, *rest):
+    """`function(name, leaf, *other_leaves)` at every leaf; same structure out."""
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: function(path_name(path), *leaves), tree, *rest)
+
+
+def first_match(rules, name, default=None):
+    """The value of the first (regex, value) whose regex is found in `name` (`re.search`); the idiom behind every rule."""
+    for pattern, value in rules:
+        if re.search(pattern, name):
+            return value
+    return default
+
+
+def ema(old, new, decay):
+    """decay * old + (1 - decay) * new, leaf by leaf, in old's dtype. decay: scalar in [0, 1]."""
+    return jax.tree.map(lambda o, n: (o + (1.0 - decay) * (n - o)).astype(o.dtype), old, new)
+
+
+def size(tree):
+    """Number of scalars in all leaves."""
+    return sum(int(np.prod(np.shape(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def bytes_per_device(tree):
+    """Bytes that one device holds of this tree of sharded arrays (its first shard of every leaf)."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def sha256(tree):
+    """Hex digest over names, dtypes, shapes and bytes of all leaves: equal if and only if the trees are bitwise equal."""
+    digest = hashlib.sha256()
+    for name, leaf in names(tree):
+        array = np.asarray(jax.device_get(leaf))
+        digest.update(f"{name} {array.dtype} {array.shape};".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def norm(tree):
+    """Global L2 norm of all leaves, float32 scalar."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))
+
+
+def copy(tree):
+    """A tree of new buffers: a teacher that starts equal to its student must not share donated memory with it."""
+    return jax.tree.map(jnp.copy, tree)

@@ -1,0 +1,79 @@
+"""Eight fake CPU devices for every test, and what many tests share: shrunk configs, raw batches, compiled programs."""
+
+import functools
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from ssljax import config as configs  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+MESHES = {"1": {"data": 1}, "data=8": {"data": 8}, "data=4,fsdp=2": {"data": 4, "fsdp": 2}}
+
+
+def small_config(path, **changes):
+    """A config file, shrunk by the common switch, with a batch that eight devices divide."""
+    config = configs.shrink(configs.load(path))
+    config.batch = 16
+    config.steps = 20
+    config.update(changes)
+    return config
+
+
+def raw_batch(config, step=0):
+    """A raw batch of this config as the loop would get it (crop="device"), from numpy alone."""
+    rng = np.random.default_rng([config.seed, step])
+    batch, side = config.batch, config.data.image_size
+    raw = {
+        # Smooth pictures, not noise: neighbouring pixels agree.
+        "image": np.kron(rng.integers(0, 256, (batch, side // 4, side // 4, 3)), np.ones((1, 4, 4, 1))).astype(np.uint8),
+        "id": rng.permutation(1000)[:batch].astype(np.int32),
+        "epoch": np.zeros(batch, np.int32),
+        "valid": np.ones(batch, bool),
+    }
+    if "text" in config.method:
+        raw["text"] = rng.integers(1, config.method.text.vocab_size, (batch, config.method.text.length)).astype(np.int32)
+    return raw
+
+
+@functools.cache
+def program_of(path, mesh):
+    """(config, built, program) of a shrunk config on one of MESHES; compiled once for all tests."""
+    from ssljax import program, sharding
+
+    config = small_config(path)
+    config.data.crop = "device"
+    built = configs.build(config)
+    sizes = MESHES[mesh]
+    count = int(np.prod(list(sizes.values())))
+    made = sharding.make_mesh(sizes, batch=config.batch, devices=jax.devices()[:count])
+    return config, built, program.make(config, built, made, raw_batch(config), examples=64)
+
+
+def one_config_of_each_method():
+    """The first small config (it states LEARNING) of every method in configs/."""
+    found = {}
+    for path in CONFIGS:
+        if "LEARNING" in path.read_text():
+            found.setdefault(configs.load(path).method.name, path)
+    return found
+
+
+METHODS = one_config_of_each_method()
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method_config(request):
+    """Path of a small config of each method in turn."""
+    return METHODS[request.param]

@@ -1,0 +1,209 @@
+"""Checkpoints: bitwise round trips across meshes, mismatches caught before reading, incomplete steps ignored."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssljax.checkpoint import Checkpoints, exists
+from ssljax.errors import UserError
+
+pytestmark = pytest.mark.quick
+
+
+class Moments(NamedTuple):
+    """Stands for an optax state: namedtuples and empty containers inside tuples."""
+
+    count: jax.Array
+    mu: dict
+
+
+def host_state():
+    """The truth: numpy arrays of several dtypes, irregular values, in the containers a training state has."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(8, 16)).astype(np.float32)
+    kernel[0, :3] = [np.nan, np.inf, -0.0]
+    return {
+        "params": {"encoder": {"kernel": kernel, "bias": rng.normal(size=(16,)).astype(jnp.bfloat16)}},
+        "extra": {"queue": rng.normal(size=(16, 4)).astype(np.float32), "pointer": np.int32(7)},
+        "opt": ((), Moments(np.int32(3), {"kernel": rng.normal(size=(8, 16)).astype(np.float32)})),
+        "step": np.int32(11),
+        "rng": np.array([1, 2**32 - 1], np.uint32),
+    }
+
+
+def mesh_of(data, fsdp):
+    devices = jax.devices()
+    assert len(devices) >= data * fsdp, "needs 8 fake devices: XLA_FLAGS=--xla_force_host_platform_device_count=8"
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices[: data * fsdp])
+
+
+def sharding(mesh, leaf):
+    return NamedSharding(mesh, P("data", "fsdp") if leaf.ndim == 2 else P())
+
+
+def put(state, mesh):
+    return jax.tree.map(lambda x: jax.device_put(x, sharding(mesh, np.asarray(x))), state)
+
+
+def abstract(state, mesh):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(mesh, x)), state)
+
+
+def assert_bitwise(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        g, w = np.asarray(g), np.asarray(w)
+        assert g.dtype == w.dtype and g.shape == w.shape and g.tobytes() == w.tobytes()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A directory with step 5 saved from a 2x4 mesh."""
+    directory = tmp_path_factory.mktemp("run") / "checkpoints"
+    checkpoints = Checkpoints(directory)
+    checkpoints.save(5, put(host_state(), mesh_of(2, 4)), {"seed": 0, "optim": {"lr": 0.1}}, {"fingerprint": "abc"})
+    checkpoints.close()
+    return directory
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (1, 1), (4, 2)])
+def test_restores_bitwise_on_any_mesh(saved, shape):
+    mesh = mesh_of(*shape)
+    target = abstract(host_state(), mesh)
+    restored = Checkpoints(saved, read_only=True).restore(target)
+    assert_bitwise(restored, host_state())
+    for leaf, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(target), strict=True):
+        assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+
+
+def test_restores_to_numpy_without_sharding(saved):
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), host_state())
+    restored = Checkpoints(saved, read_only=True).restore(target)
+    assert all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(restored))
+    assert_bitwise(restored, host_state())
+
+
+def test_config_info_and_names(saved):
+    checkpoints = Checkpoints(saved, read_only=True)
+    assert checkpoints.config() == {"seed": 0, "optim": {"lr": 0.1}}
+    assert checkpoints.info(5) == {"fingerprint": "abc"}
+    shapes = checkpoints.shapes()
+    assert shapes["opt/1/mu/kernel"].shape == (8, 16) and shapes["params/encoder/bias"].dtype == jnp.bfloat16
+    assert set(shapes) == {
+        "params/encoder/kernel", "params/encoder/bias", "extra/queue", "extra/pointer",
+        "opt/1/count", "opt/1/mu/kernel", "step", "rng",
+    }  # fmt: skip
+
+
+def test_partial_restore_reads_only_what_is_asked(saved):
+    mesh = mesh_of(1, 1)
+    want = {name: host_state()[name] for name in ("params", "extra")}
+    assert_bitwise(Checkpoints(saved, read_only=True).restore_parts(abstract(want, mesh)), want)
+    # The optimizer's moments may even be of another shape: they are not looked at.
+    one = {"params": {"encoder": {"bias": host_state()["params"]["encoder"]["bias"]}}}
+    assert_bitwise(Checkpoints(saved, read_only=True).restore_parts(abstract(one, mesh)), one)
+
+
+def test_mismatches_are_named(saved):
+    state = host_state()
+    state["params"]["encoder"]["kernel"] = np.zeros((8, 32), np.float32)  # shape
+    state["extra"]["queue"] = state["extra"]["queue"].astype(np.float16)  # dtype: Orbax alone would cast
+    state["extra"]["centre"] = np.zeros(3, np.float32)  # not stored
+    del state["extra"]["pointer"]  # stored, not expected
+    with pytest.raises(UserError) as error:
+        Checkpoints(saved, read_only=True).restore(abstract(state, mesh_of(1, 1)))
+    message = str(error.value)
+    assert str(saved) in message and "4 arrays differ" in message
+    assert "params/encoder/kernel: expected float32[8, 32], the checkpoint has float32[8, 16]" in message
+    assert "extra/queue: expected float16[16, 4], the checkpoint has float32[16, 4]" in message
+    assert "extra/centre: expected float32[3], not in the checkpoint" in message
+    assert "extra/pointer: not expected, the checkpoint has int32[]" in message
+    with pytest.raises(UserError, match="extra/centre"):
+        Checkpoints(saved, read_only=True).restore_parts(abstract({"extra": state["extra"]}, mesh_of(1, 1)))
+
+
+def test_many_mismatches_are_cut_at_ten(saved):
+    state = host_state() | {"more": {f"w{i:02}": np.zeros(2, np.float32) for i in range(15)}}
+    with pytest.raises(UserError) as error:
+        Checkpoints(saved, read_only=True).restore(abstract(state, mesh_of(1, 1)))
+    assert len(str(error.value).splitlines()) == 12 and "and 5 more" in str(error.value)
+
+
+def test_the_saved_values_survive_donation(tmp_path):
+    """The loop donates its state to the next step as soon as `save` returns."""
+    overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
+    want = np.arange(2**18, dtype=np.float32)
+    checkpoints = Checkpoints(tmp_path)
+    state = {"w": jnp.asarray(want.copy())}
+    checkpoints.save(1, state, {})
+    overwrite(state["w"]).block_until_ready()
+    assert_bitwise(checkpoints.restore({"w": jax.ShapeDtypeStruct(want.shape, want.dtype)}), {"w": want})
+    checkpoints.close()
+
+
+def test_typed_keys_and_plain_numbers(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    state = {"rng": jax.random.key(3), "keys": jax.random.split(jax.random.key(1, impl="rbg"), 4), "count": 3}
+    checkpoints.save(1, state, {})
+    restored = checkpoints.restore(jax.eval_shape(lambda: state))
+    assert restored["count"] == 3 and restored["rng"].dtype == state["rng"].dtype
+    assert restored["keys"].dtype == state["keys"].dtype
+    for name in ("rng", "keys"):
+        assert_bitwise(jax.random.key_data(restored[name]), jax.random.key_data(state[name]))
+    checkpoints.close()
+
+
+def test_keeps_the_newest_and_resaves_nothing(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, every=10)
+    assert checkpoints.latest() is None and not exists(tmp_path)
+    assert [step for step in range(31) if checkpoints.due(step)] == [10, 20, 30]
+    for step in (10, 20, 30):
+        checkpoints.save(step, {"w": jnp.full((4,), step, jnp.float32)}, {"step": step})
+    checkpoints.save(30, {"w": jnp.zeros((4,))}, {"step": -1})  # the last step is also a multiple of `every`
+    checkpoints.close()
+    again = Checkpoints(tmp_path, read_only=True)
+    assert again.latest() == 30 and again.config() == {"step": 30} and again.config(20) == {"step": 20}
+    target = {"w": jax.ShapeDtypeStruct((4,), jnp.float32)}
+    np.testing.assert_array_equal(again.restore(target, step=20)["w"], [20.0] * 4)
+    with pytest.raises(UserError, match=r"no checkpoint of step 10 in .*complete steps: \[20, 30\]"):
+        again.restore(target, step=10)
+    assert not Checkpoints(tmp_path).due(10)
+
+
+def test_incomplete_steps_are_ignored_and_can_be_saved_anew(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"w": jnp.ones(4)}, {})
+    checkpoints.close()
+    (tmp_path / "9").mkdir()  # empty
+    (tmp_path / "2" / "state").mkdir(parents=True)  # killed in the middle of a save
+    (tmp_path / "2" / "state" / "junk").write_text("{")
+    assert Checkpoints(tmp_path, read_only=True).latest() == 1
+    (tmp_path / "notes").mkdir()  # not ours: it stays
+    again = Checkpoints(tmp_path)
+    assert again.latest() == 1
+    again.save(2, {"w": jnp.full(4, 2.0)}, {})
+    again.wait()
+    assert again.latest() == 2
+    np.testing.assert_array_equal(again.restore({"w": jax.ShapeDtypeStruct((4,), jnp.float32)})["w"], [2.0] * 4)
+    again.close()
+    assert (tmp_path / "notes").is_dir() and not (tmp_path / "2" / "state" / "junk").exists()
+
+
+def test_no_checkpoint_says_where_and_what_was_found(tmp_path):
+    assert not exists(tmp_path / "absent")
+    (tmp_path / "9").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    assert not exists(tmp_path)
+    with pytest.raises(UserError, match=r"no complete checkpoint in .*holds 9, notes\.txt"):
+        Checkpoints(tmp_path, read_only=True).config()
+    with pytest.raises(UserError, match="absent is not a directory"):
+        Checkpoints(tmp_path / "absent", read_only=True)
+    with pytest.raises(UserError, match="checkpoint.keep=0"):
+        Checkpoints(tmp_path, keep=0)
+    with pytest.raises(UserError, match="checkpoint.every=0"):
+        Checkpoints(tmp_path, every=0)
