@@ -20,10 +20,10 @@ def get_config(arg=""):
             name="siglip",
             out=64,
             encoder=dict(name="resnet", stages=(1, 1, 1), bottleneck=False, width=16, stem="small"),
-            text=dict(name="text", vocab_size=512, length=16, width=64, depth=2, heads=4, mlp_dim=128, pool="gap"),
+            text=dict(name="text", vocab_size=2048, length=12, width=64, depth=2, heads=4, mlp_dim=128, pool="gap"),
         ),
         data=dict(
-            source="scenes/photo", label="photograph", caption="caption", tokenizer="words:512", image_size=32,
+            source="scenes/photo", label="photograph", caption="caption", tokenizer="words:2048", image_size=32,
             crop="device", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), features="image=32x32,label=14,caption",
         ),
         augment={"views": dict(count=1, size=32, scale=(0.7, 1.0), flip=0.0)},

@@ -64,12 +64,12 @@ def start_distributed(asked):
     import jax
 
     coordinator = os.environ.get("SSLJAX_COORDINATOR")
+    patience = dict(heartbeat_timeout_seconds=10, shutdown_timeout_seconds=15)  # by default a dead peer is waited for minutes
     if coordinator:
-        jax.distributed.initialize(
-            coordinator, int(os.environ["SSLJAX_NUM_PROCESSES"]), int(os.environ["SSLJAX_PROCESS_ID"])
-        )
+        count, index = int(os.environ["SSLJAX_NUM_PROCESSES"]), int(os.environ["SSLJAX_PROCESS_ID"])
+        jax.distributed.initialize(coordinator, count, index, **patience)
     elif asked:
-        jax.distributed.initialize()
+        jax.distributed.initialize(**patience)
 
 
 def _flag_lines(values):

@@ -8,50 +8,48 @@ from ssljax import trees
 from tests.conftest import program_of, raw_batch
 
 
-def loss_and_gradient(config, program):
-    """Loss and gradient of the first step, whole, as numpy."""
+def first_step(path, mesh):
+    """State before and after one step, and its metrics. Adam's first moment is then (1 - b1) times the gradient, exactly."""
+    config, _, program = program_of(path, mesh)
+    before = program.init()
+    start = jax.device_get(before)
+    after, metrics = program.step(before, program.put(raw_batch(config)))
+    return start, after, jax.device_get(metrics)
 
-    def compute(state, raw):
-        s = {name: schedule(state.step) for name, schedule in program.schedules.items()}
-        rng = jax.random.fold_in(state.rng, state.step)
-        (loss, _), grads = jax.value_and_grad(program.method.loss, has_aux=True)(
-            state.params, state.extra, program.augment(raw), rng, s
-        )
-        return loss, grads
 
-    with jax.set_mesh(program.mesh):
-        return jax.device_get(jax.jit(compute)(program.init(), program.put(raw_batch(config))))
+def moments(state):
+    """{parameter: first moment} of Adam, wherever the chain of transformations holds it."""
+    return {name.partition("/mu/")[2]: np.asarray(leaf) for name, leaf in trees.names(state.opt) if "/mu/" in name}
 
 
 @pytest.mark.parametrize("mesh", ["data=8", "data=4,fsdp=2"])
 def test_eight_devices_give_one_devices_loss_and_gradient(method_config, mesh):
-    config, _, alone = program_of(method_config, "1")
-    loss, grads = loss_and_gradient(config, alone)
-    _, _, many = program_of(method_config, mesh)
-    loss8, grads8 = loss_and_gradient(config, many)
-    assert abs(loss8 - loss) <= 1e-5 * abs(loss)
-    whole = np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in jax.tree.leaves(grads)))
-    for (name, g), (_, g8) in zip(trees.names(grads), trees.names(grads8), strict=True):
-        # Relative to the leaf; a leaf whose gradient is zero in exact arithmetic (a key's bias) is held to the whole gradient.
-        assert np.max(np.abs(g8 - g)) <= 1e-5 * max(np.max(np.abs(g)), 1e-3 * whole), name
+    _, alone, metrics = first_step(method_config, "1")
+    _, many, metrics8 = first_step(method_config, mesh)
+    assert abs(metrics8["loss"] - metrics["loss"]) <= 1e-5 * abs(metrics["loss"])
+    gradient, gradient8 = moments(alone), moments(many)
+    assert set(gradient) == set(gradient8) == {name for name, _ in trees.names(alone.params)}
+    largest = max(np.max(np.abs(g)) for g in gradient.values())
+    assert largest > 0
+    for name, g in gradient.items():
+        # Relative to the leaf; one whose gradient is zero in exact arithmetic (a key's bias) is rounding: held to the largest.
+        assert np.max(np.abs(gradient8[name] - g)) <= 1e-5 * max(np.max(np.abs(g)), 1e-2 * largest), name
 
 
-@pytest.mark.parametrize("mesh", ["data=4,fsdp=2"])
-def test_one_trace_in_twenty_steps_and_the_loss_moves(method_config, mesh):
-    config, _, program = program_of(method_config, mesh)
+def test_one_trace_in_twenty_steps_and_the_loss_falls(method_config):
+    config, _, program = program_of(method_config, "data=4,fsdp=2")
+    _, state, first = first_step(method_config, "data=4,fsdp=2")  # compiles, unless another test has
+    before = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type, x.sharding), state)
     traces = []
-    listener = lambda event, *_, **__: traces.append(event) if "jaxpr_trace" in event else None  # noqa: E731
-    state = program.init()
-    state, first = program.step(state, program.put(raw_batch(config)))  # compiles
-    before = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), state)
-    jax.monitoring.register_event_duration_secs_listener(listener)
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: traces.append(event))
     try:
         for _ in range(19):
             state, last = program.step(state, program.put(raw_batch(config)))
     finally:
         jax.monitoring.clear_event_listeners()
-    assert not traces and program.step._cache_size() == 1
-    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), state) == before
+    assert not [event for event in traces if "trace" in event or "compile" in event]
+    assert program.step._cache_size() == 1
+    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type, x.sharding), state) == before
     assert float(last["loss"]) < float(first["loss"])  # the same pictures twenty times: any method fits them better
     assert all(np.isfinite(float(v)) for v in last.values())
 
@@ -65,7 +63,7 @@ def test_fsdp_shards_parameters_and_moments(method_config):
     big = sum(np.prod(x.shape) * 4 for x in jax.tree.leaves(state.params) if np.prod(x.shape) >= 2**12)
     assert big > 0
     assert sizes["data=4,fsdp=2"]["params"] == sizes["1"]["params"] - big / 2
-    assert sizes["data=4,fsdp=2"]["opt"] < sizes["1"]["opt"] - big / 2
+    assert sizes["data=4,fsdp=2"]["opt"] == sizes["1"]["opt"] - 2 * big / 2  # Adam's two moments follow their parameters
 
 
 def test_same_config_same_mesh_same_bits(method_config):
@@ -84,7 +82,7 @@ def test_views_of_an_example_do_not_depend_on_its_batch(method_config):
     raw = raw_batch(config)
     order = np.arange(config.batch)[::-1]
     straight, reversed_ = program.augment(raw), program.augment({k: v[order] for k, v in raw.items()})
-    for name in program.method_groups if hasattr(program, "method_groups") else config.augment:
+    for name in config.augment:
         np.testing.assert_array_equal(np.asarray(straight[name]), np.asarray(reversed_[name])[order])
 
 
@@ -92,7 +90,7 @@ def test_teacher_starts_equal_to_the_student_and_then_lags(method_config):
     config, _, program = program_of(method_config, "1")
     state = program.init()
     if "teacher" not in state.extra:
-        pytest.skip("no teacher in this method")
+        return  # a method without a teacher
     student = {k: state.params[k] for k in state.extra["teacher"]}
     assert trees.sha256(student) == trees.sha256(state.extra["teacher"])
     for step in range(2):

@@ -437,15 +437,12 @@ def _is_jpeg(tf, image):
 
 
 def _decode(tf, image):
-    """Encoded bytes of any known format -> uint8 (H, W, 3)."""
+    """Bytes of a JPEG, PNG, WebP, BMP or GIF -> uint8 (H, W, 3); grey is repeated, alpha dropped, 16 bits become 8."""
 
     def other():
-        webp = tf.strings.regex_full_match(tf.strings.substr(image, 0, 16), r"(?s)RIFF.{4}WEBPVP8.*")
-        return tf.cond(
-            webp,
-            lambda: tf.image.decode_webp(image, channels=4)[..., :3],
-            lambda: tf.io.decode_image(image, channels=3, expand_animations=False),
-        )
+        # As many channels as the file has: asked for three, the WebP and BMP decoders refuse four.
+        pixels = tf.io.decode_image(image, expand_animations=False)
+        return tf.cond(tf.shape(pixels)[-1] < 3, lambda: tf.repeat(pixels[..., :1], 3, axis=-1), lambda: pixels[..., :3])
 
     def jpeg():
         with tf.control_dependencies([_shape(tf, image)]):
@@ -498,7 +495,10 @@ def _uint8(tf, image):
 def _views(tf, image, groups, key):
     """{group: uint8 (count, size, size, 3)} of one image, encoded or not, decoded once; of a JPEG only the box around all its crops."""
     seed, epoch, example = key
-    fold = tf.random.experimental.stateless_fold_in
+
+    def fold(seed, data):
+        return tf.random.experimental.stateless_fold_in(seed, tf.cast(data, tf.int64))  # data's dtype is the new seed's
+
     base = fold(tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)]), example)
 
     def boxes(shape):

@@ -51,6 +51,7 @@ COLOURS = {
     "cyan": (40, 220, 230),
 }
 SIZES = {"small": (12.0, 15.0), "medium": (16.0, 20.0), "large": (21.0, 26.0)}  # side of the digit's 8x8 box, pixels
+LIGHT = (1.6, 1.35)
 PLACES = ["top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right"]
 
 CLASSES = {
@@ -152,6 +153,7 @@ def _photo(rng, split, n, seed):
     ink = np.clip(1.5 * _render(source, pixels, angle, row, col), 0.0, 1.0)[..., None]  # thicker strokes: colour stays readable
 
     image, crop = _backgrounds(rng, classes["photograph"], split)
+    image = _relight(rng, image)
     paint = np.array(list(COLOURS.values()))[classes["colour"]] + rng.uniform(-12, 12, (n, 3))
     image = np.where(ink > 0, (1.0 - ink) * image + ink * np.clip(paint, 0, 255)[:, None, None, :], image)
     return {
@@ -264,6 +266,16 @@ def _backgrounds(rng, which, split):
             images[i] = image.resize((CANVAS, CANVAS), Image.Resampling.BILINEAR, box=(x, y, x + edge, y + edge))
             boxes[i] = (y, low + x, edge, edge)
     return images, boxes
+
+
+def _relight(rng, images):
+    """Each photograph under a light of its own: exposure within a factor LIGHT[0] either way, each colour channel within LIGHT[1].
+
+    Mean colour alone would tell most of the fourteen apart, to raw pixels and to a random encoder as well; texture and shape do not change.
+    """
+    n = len(images)
+    exposure, tint = (np.exp(rng.uniform(-1.0, 1.0, shape) * np.log(most)) for shape, most in zip(((n, 1), (n, 3)), LIGHT, strict=True))
+    return np.clip(images * (exposure * tint)[:, None, None, :], 0.0, 255.0)
 
 
 def raw_scores(config, train=None, test=None):

@@ -32,10 +32,10 @@ class DINO(Method):
         return ((r"^head/last_layer/", Rule(freeze_until=self.freeze_last_layer_steps, weight_decay=1.0)),)
 
     def schedules(self, run):
-        warm = max(run.epochs(self.warmup_teacher_epochs), 1)
+        warm = dict(warmup_steps=run.epochs(self.warmup_teacher_epochs), warmup_start=self.warmup_teacher_temperature)
         return {
             "ema": schedules.cosine(self.ema, self.ema_final, run.steps),
-            "teacher_temperature": schedules.linear(self.warmup_teacher_temperature, self.teacher_temperature, warm),
+            "teacher_temperature": schedules.constant(self.teacher_temperature, warmup="within", **warm),
         }
 
     def init(self, rng, batch):
