@@ -27,7 +27,7 @@ def get_config(arg=""):
         ),
         data=dict(
             source=f"scenes/{a.data}", label="photograph" if a.data == "photo" else "digit", image_size=32, crop="device",
-            mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), features="image=32x32,label=14",
+            mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), features="n=64,height=32,width=32,classes=14",
         ),
         augment={"views": dict(count=1, size=32, scale=(0.3, 1.0))},
         optim=dict(name="adamw", b2=0.95, lr=dict(kind="cosine", peak=2e-3, warmup_steps=50), weight_decay=0.05),

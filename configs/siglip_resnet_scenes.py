@@ -12,7 +12,7 @@ LEARNING = ("",)
 
 
 def get_config(arg=""):
-    a = c.parse(arg, batch=128, steps=300)
+    a = c.parse(arg, batch=256, steps=300)
     return c.make(
         steps=a.steps,
         batch=a.batch,
@@ -24,7 +24,7 @@ def get_config(arg=""):
         ),
         data=dict(
             source="scenes/photo", label="photograph", caption="caption", tokenizer="words:2048", image_size=32,
-            crop="device", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), features="image=32x32,label=14,caption",
+            crop="device", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), features="n=64,height=32,width=32,classes=14",
         ),
         augment={"views": dict(count=1, size=32, scale=(0.7, 1.0), flip=0.0)},
         optim=dict(name="adamw", lr=dict(kind="cosine", peak=3e-3, warmup_steps=20), weight_decay=1e-4, b2=0.95, clip_norm=1.0),

@@ -37,7 +37,7 @@ def get_config(arg=""):
         ),
         data=dict(
             source=f"scenes/{a.data}", label=SCENES[a.data]["label"], image_size=32, crop="device",
-            mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), features="image=32x32,label=10",
+            mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), features="n=64,height=32,width=32,classes=10",
         ),
         augment={"views": VIEWS[a.data]},
         optim=dict(name="adamw", lr=dict(kind="cosine", peak=3e-3, warmup_steps=20), weight_decay=1e-4, b2=0.99),

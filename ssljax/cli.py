@@ -12,6 +12,10 @@ from ssljax.errors import UserError
 
 def command(main):
     """Run an entry point: a UserError is one line on stderr and exit code 2."""
+    xla = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" in xla and "xla_cpu_multi_thread_eigen" not in xla:
+        # Fake devices: a parallel convolution and a collective wait in the same few threads, and can do so for ever.
+        os.environ["XLA_FLAGS"] = xla + " --xla_cpu_multi_thread_eigen=false"
     try:
         main(sys.argv)
     except UserError as error:

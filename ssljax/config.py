@@ -8,7 +8,8 @@ import pathlib
 
 import ml_collections
 
-from ssljax import augment, fields, method, optim, schedules, sharding
+from ssljax import fields, method, optim, schedules, sharding
+from ssljax.augment import Group
 from ssljax.errors import UserError
 from ssljax.fields import arg
 
@@ -27,7 +28,7 @@ class Data:
     crop: str = arg("host", "where views are cut: host (large images, one decode) or device (small images of one size)")
     mean: tuple = arg((0.485, 0.456, 0.406), "subtracted from pixels in [0, 1]")
     std: tuple = arg((0.229, 0.224, 0.225), "pixels are divided by it")
-    features: str = arg("", "declared features, for --shrink: e.g. 'image=500x375,label=1000' or 'image=500x375,caption'")
+    features: str = arg("", "what its records are like, for --shrink, e.g. 'n=64,height=300-500,width=300-500,classes=1000,words=3-8'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ def make(*, method, optim, augment, data=None, **rest):
         if name != "optim":
             out[name] = fields.expand(cls, sections.get(name, {}), name)
     out["method"] = _expand_method(method)
-    out["augment"] = {name: fields.expand(_augment().Group, group, f"augment.{name}") for name, group in augment.items()}
+    out["augment"] = {name: fields.expand(Group, group, f"augment.{name}") for name, group in augment.items()}
     defaults = {f.name: f.default for f in dataclasses.fields(Optim)}
     out["optim"] = {**defaults, "weight_decay": {"kind": "constant", "value": 0.0}, **optim}
     for key in ("lr", "weight_decay"):
@@ -97,10 +98,6 @@ def make(*, method, optim, augment, data=None, **rest):
     out["sharding"] = tuple(rest.get("sharding", ()))
     out["groups"] = tuple(rest.get("groups", ()))
     return ml_collections.ConfigDict(out)
-
-
-def _augment():
-    return augment
 
 
 def _expand_method(spec):
@@ -205,7 +202,7 @@ def build(config):
     sections = {k: fields.build(c, values[k], k) for k, c in SECTIONS.items() if k != "optim"}
     if sections["data"].crop not in ("host", "device"):
         raise UserError(f"config.data.crop={sections['data'].crop!r}: expected host or device")
-    groups = {k: fields.build(augment.Group, v, f"augment.{k}") for k, v in values["augment"].items()}
+    groups = {k: fields.build(Group, v, f"augment.{k}") for k, v in values["augment"].items()}
     for name, group in groups.items():
         for key in ("blur", "solarize"):
             if len(getattr(group, key)) not in (1, group.count):
@@ -220,6 +217,11 @@ def build(config):
     if "lr" not in optimizer:
         raise UserError("config.optim.lr is missing: a schedule, e.g. {'kind': 'cosine', 'base': 1e-3, 'warmup_steps': 100}")
     lr, weight_decay = optimizer.pop("lr"), optimizer.pop("weight_decay")
+    fields.build(Optim, {f.name: optimizer[f.name] for f in dataclasses.fields(Optim)}, "optim")
+    try:
+        optim.check(optimizer["name"], set(optimizer) - {f.name for f in dataclasses.fields(Optim)})
+    except UserError as error:
+        raise UserError(f"config.optim: {error}") from None
     for spec, where in ((lr, "optim.lr"), (weight_decay, "optim.weight_decay")):
         try:
             schedules.make(spec, values["steps"])
@@ -244,7 +246,7 @@ def describe(config):
     known = {f.name for f in dataclasses.fields(Optim)} | {"lr", "weight_decay"}
     rows += [(f"optim.{k}", v, f"{values['optim']['name']}'s own") for k, v in values["optim"].items() if k not in known]
     for group, spec in values["augment"].items():
-        rows += fields.describe(augment.Group, spec, f"augment.{group}")
+        rows += fields.describe(Group, spec, f"augment.{group}")
     rows += [(key, values[key], help) for key, help in FREE.items()]
     return rows
 
@@ -275,9 +277,14 @@ def shrink(config):
 
     walk(values["method"])
     values["data"]["image_size"] = side
-    values["data"]["source"] = "synthetic:" + (values["data"]["features"] or values["data"]["source"])
+    values["data"]["source"] = "synthetic:" + values["data"]["features"]
+    values["data"]["label"] = "label"  # what a synthesised record calls it
+    values["data"]["caption"] = "caption" if values["data"]["caption"] else ""
+    tower = values["method"].get("text")
+    if tower and values["data"]["tokenizer"].startswith("words:"):
+        values["data"]["tokenizer"] = f"words:{tower['vocab_size']}"
     for i, group in enumerate(values["augment"].values()):
-        group["size"] = side if i == 0 else patch
+        group["size"] = side if i == 0 else patch  # the first group is the large one
     values.update(steps=2, batch=8, accumulate=1, mesh={"data": -1, "fsdp": 1, "tensor": 1})
     values["log"] |= {"every": 1, "wandb": ""}
     values["evals"]["every"] = 0

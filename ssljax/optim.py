@@ -190,6 +190,16 @@ OPTIMIZERS = {"sgd": sgd, "adamw": adamw, "lars": lars, "lamb": lamb, "lion": li
 
 
 # ------------------------------------------------------------------------------------------------------------ all of it
+def check(name, hyper):
+    """Raises UserError for an optimizer that is not there, or a setting it does not have."""
+    if name not in OPTIMIZERS:
+        raise UserError(f"optimizer name={name!r}: expected one of {', '.join(OPTIMIZERS)}")
+    known = [key for key in inspect.signature(OPTIMIZERS[name]).parameters if key != "plans"]
+    unknown = [key for key in hyper if key not in known]
+    if unknown:
+        raise UserError(f"optimizer {name!r}: unknown {', '.join(map(repr, unknown))}; accepted: {', '.join(known)}")
+
+
 def make(name, *, params, groups=(), clip_norm=None, layer_decay=None, **hyper):
     """-> optax.GradientTransformationExtraArgs, updated with (grads, opt_state, params, s=s, step=step).
 
@@ -198,12 +208,7 @@ def make(name, *, params, groups=(), clip_norm=None, layer_decay=None, **hyper):
     Moments and updates are float32. Before a parameter's freeze_until, its gradient and update are 0 and its moments
     stay as they were made. Raises UserError for unknown names and settings, and as `rules` does.
     """
-    if name not in OPTIMIZERS:
-        raise UserError(f"optimizer name={name!r}: expected one of {', '.join(OPTIMIZERS)}")
-    known = [key for key in inspect.signature(OPTIMIZERS[name]).parameters if key != "plans"]
-    unknown = [key for key in hyper if key not in known]
-    if unknown:
-        raise UserError(f"optimizer {name!r}: unknown {', '.join(map(repr, unknown))}; accepted: {', '.join(known)}")
+    check(name, hyper)
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise UserError(f"layer_decay={layer_decay!r}: expected a number above 0 and at most 1")
     scales = {key: 1.0 for key, _ in trees.names(params)} if layer_decay is None else layer_scales(params, layer_decay)

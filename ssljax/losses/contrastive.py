@@ -35,6 +35,11 @@ def similarities(x, y):
     return jnp.matmul(x.astype(jnp.float32), y.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST)
 
 
+def _at(mask, logits):
+    """The one logit of each row where mask (M, N) is true: a sum that stays sharded by rows, where a gather would not."""
+    return jnp.sum(jnp.where(mask, logits, 0.0), axis=1)
+
+
 def clip_softmax(x, y, logit_scale, bias=0.0, *, impl="auto"):
     """Symmetric InfoNCE of image-text pairs (CLIP, Radford et al. 2021, Figure 3).
 
@@ -47,7 +52,7 @@ def clip_softmax(x, y, logit_scale, bias=0.0, *, impl="auto"):
     check_impl(impl)
     logits = logit_scale * similarities(x, y) + bias  # (B, B)
     rows, columns = jax.nn.logsumexp(logits, axis=1), jax.nn.logsumexp(logits, axis=0)
-    return jnp.mean((rows + columns) / 2 - jnp.diagonal(logits))
+    return jnp.mean((rows + columns) / 2 - _at(jnp.eye(len(x), dtype=bool), logits))
 
 
 def info_nce(q, k, *, temperature, queue=None, impl="auto"):
@@ -62,7 +67,7 @@ def info_nce(q, k, *, temperature, queue=None, impl="auto"):
     check_impl(impl)
     if queue is None:
         logits = similarities(q, k) / temperature  # (B, B)
-        return jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+        return jnp.mean(jax.nn.logsumexp(logits, axis=1) - _at(jnp.eye(len(q), dtype=bool), logits))
     positives = jnp.sum(q.astype(jnp.float32) * k.astype(jnp.float32), axis=-1) / temperature  # (B,)
     negatives = jax.nn.logsumexp(similarities(q, queue) / temperature, axis=1)  # (B,)
     return jnp.mean(jax.nn.softplus(negatives - positives))
@@ -81,8 +86,9 @@ def nt_xent(z0, z1, *, temperature, impl="auto"):
     batch = z0.shape[0]
     z = jnp.concatenate([z0, z1])  # (2B, D)
     logits = similarities(z, z) / temperature  # (2B, 2B)
-    positives = jnp.diagonal(jnp.roll(logits, batch, axis=1))  # (2B,)
-    others = jnp.where(jnp.eye(2 * batch, dtype=bool), -jnp.inf, logits)
+    itself = jnp.eye(2 * batch, dtype=bool)
+    positives = _at(jnp.roll(itself, batch, axis=1), logits)  # (2B,)
+    others = jnp.where(itself, -jnp.inf, logits)
     return jnp.mean(jax.nn.logsumexp(others, axis=1) - positives)
 
 

@@ -1,0 +1,154 @@
+"""Models: sizes of the papers, views of another resolution, patches left out, rematerialisation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssljax import fields, models, trees
+from ssljax.errors import UserError
+from ssljax.models import heads, positions, resnet, text, vit
+
+pytestmark = pytest.mark.quick
+
+
+def build(spec):
+    return fields.build(models.module_class(spec["name"]), {k: v for k, v in spec.items() if k != "name"}, "encoder")
+
+
+def parameters(module, *inputs):
+    shapes = jax.eval_shape(lambda: models.init(module, jax.random.PRNGKey(0), *inputs, train=False)[0])
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    "spec, millions",
+    [  # without a classification head, as the papers' code counts them
+        (vit.size("S/16"), 21.67),
+        (vit.size("B/16"), 85.80),
+        (vit.size("L/16"), 303.30),
+        (resnet.size(18), 11.18),
+        (resnet.size(50), 23.51),
+    ],
+    ids=["vit-s", "vit-b", "vit-l", "resnet18", "resnet50"],
+)
+def test_parameter_counts_are_the_papers(spec, millions):
+    assert abs(parameters(build(spec), jnp.zeros((1, 224, 224, 3))) / 1e6 - millions) < 0.01
+
+
+TINY = dict(name="vit", image_size=16, patch_size=4, width=32, depth=3, heads=4, mlp_dim=64)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    module = build(TINY)
+    images = jax.random.uniform(jax.random.PRNGKey(1), (2, 16, 16, 3))
+    params, _ = models.init(module, jax.random.PRNGKey(0), images, train=False)
+    return module, params, images
+
+
+def test_keeping_all_patches_in_any_order_only_permutes_them(tiny):
+    module, params, images = tiny
+    whole, _ = models.apply(module, params, {}, images, train=False)
+    order = jnp.stack([jnp.arange(16)[::-1], jnp.roll(jnp.arange(16), 5)])
+    kept, _ = models.apply(module, params, {}, images, train=False, keep=order)
+    np.testing.assert_allclose(kept["cls"], whole["cls"], atol=1e-5)
+    np.testing.assert_allclose(kept["patches"], jnp.take_along_axis(whole["patches"], order[..., None], 1), atol=1e-5)
+
+
+def test_patches_left_out_do_not_touch_the_rest(tiny):
+    module, params, images = tiny
+    keep = jnp.tile(jnp.arange(8), (2, 1))  # the upper half
+    changed = images.at[:, 8:].set(0.0)
+    a, _ = models.apply(module, params, {}, images, train=False, keep=keep)
+    b, _ = models.apply(module, params, {}, changed, train=False, keep=keep)
+    assert a["patches"].shape == (2, 8, 32)
+    np.testing.assert_array_equal(a["patches"], b["patches"])
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_rematerialisation_changes_no_gradient(tiny, remat):
+    module, params, images = tiny
+
+    def gradient(module):
+        return jax.grad(lambda p: models.apply(module, p, {}, images, train=True)[0]["pooled"].std())(params)
+
+    for (name, g), (_, r) in zip(trees.names(gradient(module)), trees.names(gradient(module.clone(remat=remat))), strict=True):
+        np.testing.assert_allclose(r, g, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_the_program_does_not_grow_with_depth():
+    def size(depth):
+        module = build(TINY | dict(depth=depth))
+        params = jax.eval_shape(lambda: models.init(module, jax.random.PRNGKey(0), jnp.zeros((1, 16, 16, 3)), train=False)[0])
+        apply = jax.jit(lambda p, x: models.apply(module, p, {}, x, train=False)[0])
+        return len(apply.lower(params, jnp.zeros((1, 16, 16, 3))).as_text())
+
+    assert abs(size(24) / size(12) - 1) < 0.05
+
+
+def test_smaller_crops_take_resized_positions(tiny):
+    module, params, _ = tiny
+    out, _ = models.apply(module, params, {}, jnp.zeros((2, 8, 8, 3)), train=False)
+    assert out["patches"].shape == (2, 4, 32)
+    table = params["pos_embed"]
+    np.testing.assert_array_equal(positions.resize(table, (4, 4), (4, 4)), table)
+    np.testing.assert_allclose(positions.resize(jnp.ones((1, 16, 3)), (4, 4), (6, 2)), np.ones((1, 12, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("pool, has_cls", [("cls", True), ("gap", False), ("map", False), ("gap", True)])
+def test_pooling(pool, has_cls):
+    module = build(TINY | dict(pool=pool, class_token=has_cls))
+    images = jax.random.uniform(jax.random.PRNGKey(2), (2, 16, 16, 3))
+    params, _ = models.init(module, jax.random.PRNGKey(0), images, train=False)
+    out, _ = models.apply(module, params, {}, images, train=False)
+    assert out["pooled"].shape == (2, 32) and ("cls" in out) == has_cls
+    if pool == "gap":
+        np.testing.assert_allclose(out["pooled"], np.float64(out["patches"]).mean(1), atol=1e-5)
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(UserError, match="patches of 4"):
+        models.init(build(TINY), jax.random.PRNGKey(0), jnp.zeros((1, 18, 16, 3)), train=False)
+    with pytest.raises(UserError, match="pool='max'"):
+        models.init(build(TINY | dict(pool="max")), jax.random.PRNGKey(0), jnp.zeros((1, 16, 16, 3)), train=False)
+    with pytest.raises(UserError, match="B/16"):
+        vit.size("XL/16")
+    with pytest.raises(UserError, match="config.encoder.widht.*did you mean 'width'"):
+        fields.build(vit.ViT, dict(widht=3), "encoder")
+    with pytest.raises(UserError, match="expected int"):
+        fields.build(vit.ViT, dict(width="wide"), "encoder")
+
+
+def test_resnet_batch_statistics_are_of_the_batch_in_training_and_stored_in_evaluation():
+    module = build(dict(name="resnet", stages=(1, 1), bottleneck=False, width=8, stem="cifar"))
+    x = jax.random.normal(jax.random.PRNGKey(0), (16, 8, 8, 3)) * 3 + 1
+    params, stats = models.init(module, jax.random.PRNGKey(1), x, train=False)
+    _, updated = models.apply(module, params, stats, x, train=True)
+    conv = jax.lax.conv_general_dilated(x, params["conv1"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    conv = np.float64(conv)
+    np.testing.assert_allclose(updated["bn1"]["mean"], 0.1 * conv.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)  # momentum 0.9, from 0 and 1
+    np.testing.assert_allclose(updated["bn1"]["var"], 0.9 + 0.1 * conv.var((0, 1, 2)), rtol=1e-4)
+    same, unchanged = models.apply(module, params, stats, x, train=False)
+    assert trees.sha256(unchanged) == trees.sha256(stats)
+    one, _ = models.apply(module, params, stats, x[:1], train=False)
+    np.testing.assert_allclose(one["pooled"], same["pooled"][:1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_causal_text_tower_reads_up_to_the_token_and_a_bidirectional_one_all():
+    ids = jnp.array([[5, 6, 7, 1, 0, 0], [5, 6, 7, 2, 3, 1]])
+    for causal in (True, False):
+        module = text.TextTransformer(vocab_size=16, length=6, width=32, depth=2, heads=4, mlp_dim=64, causal=causal)
+        params, _ = models.init(module, jax.random.PRNGKey(0), ids, train=False)
+        tokens = models.apply(module, params, {}, ids, train=False)[0]["tokens"]
+        assert np.allclose(tokens[0, :3], tokens[1, :3], atol=1e-6) == causal
+
+
+def test_prototypes_are_cosines():
+    module = heads.DINOHead(hidden=16, bottleneck=8, out=12)
+    x = jax.random.normal(jax.random.PRNGKey(0), (4, 10))
+    params, _ = models.init(module, jax.random.PRNGKey(1), x, train=False)
+    logits, _ = models.apply(module, params, {}, x, train=False)
+    scaled = {**params, "last_layer": {"kernel": params["last_layer"]["kernel"] * 7}}
+    np.testing.assert_allclose(models.apply(module, scaled, {}, x, train=False)[0], logits, atol=1e-5)
+    assert np.abs(logits).max() <= 1 + 1e-6

@@ -1,0 +1,98 @@
+"""Configs: every key is known, checked and overridable."""
+
+import pytest
+
+from ssljax import config as configs
+from ssljax.errors import UserError
+from tests.conftest import CONFIGS
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds_describes_itself_and_survives_storage(path):
+    config = configs.load(path)
+    built = configs.build(config)
+    again = configs.from_dict(configs.to_dict(config))
+    assert configs.build(again) == built
+    rows = configs.describe(config)
+    assert all(help for _, _, help in rows), [key for key, _, help in rows if not help]
+    assert len({key for key, _, _ in rows}) == len(rows)
+    configs.build(configs.shrink(config))
+    first = path.read_text().splitlines()
+    assert any(line.startswith("python -m ssljax.train --config configs/" + path.name) for line in first[:4]), "the command comes first"
+    assert any("xpect" in line or "aper" in line for line in first[:12]), "then what to expect"
+
+
+def simclr():
+    return configs.load(CONFIGS[[p.stem for p in CONFIGS].index("simclr_resnet_scenes")])
+
+
+@pytest.mark.parametrize(
+    "key, text, value",
+    [
+        ("method.temperature", "0.5", 0.5),
+        ("method.temperature", "1", 1.0),
+        ("batch", "64", 64),
+        ("data.source", "folder:a b", "folder:a b"),
+        ("augment.views.scale", "(0.1, 1)", (0.1, 1)),
+        ("method.encoder.bottleneck", "true", True),
+        ("mesh.fsdp", "2", 2),
+        ("optim.lr.peak", "1e-4", 1e-4),
+        ("evals.names", "('knn', 'linear')", ("knn", "linear")),
+    ],
+)
+def test_an_override_takes_the_type_of_the_value_there(key, text, value):
+    config = simclr()
+    configs.override(config, key, text)
+    for part in key.split("."):
+        config = config[part]
+    assert config == value and type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    "key, text, says",
+    [
+        ("method.temprature", "1", "did you mean 'temperature'"),
+        ("metod.temperature", "1", "did you mean 'method'"),
+        ("batch", "1.5", "expected int"),
+        ("batch", "many", "expected int"),
+        ("method.encoder.bottleneck", "1", "expected bool"),
+        ("method", "simclr", "it is a section"),
+        ("batch.size", "1", "is a value and has no keys"),
+    ],
+)
+def test_an_override_that_cannot_be_is_named(key, text, says):
+    with pytest.raises(UserError, match=says):
+        configs.override(simclr(), key, text)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(method=dict(name="simclr", temprature=1.0)), "config.method.temprature.*did you mean 'temperature'"),
+        (dict(method=dict(name="simclr", encoder=dict(name="resnet", widht=3))), "config.method.encoder.widht"),
+        (dict(data=dict(sorce="x")), "config.data.sorce.*did you mean 'source'"),
+        (dict(augment={"views": dict(cuont=2)}), "config.augment.views.cuont"),
+        (dict(optim=dict(name="adamw", lr=1e-3, beta2=0.9)), "beta2"),
+        (dict(optim=dict(name="adam", lr=1e-3)), "adam"),
+        (dict(optim=dict(name="adamw")), "config.optim.lr is missing"),
+        (dict(augment={"views": dict(count=2, blur=(0.1, 0.2, 0.3))}), "config.augment.views.blur"),
+        (dict(stepz=3), "config.stepz.*did you mean 'steps'"),
+        (dict(batch=10, accumulate=3), "does not divide by config.accumulate"),
+    ],
+)
+def test_a_config_file_that_cannot_be_is_named(change, says):
+    parts = dict(method=dict(name="simclr"), augment={"views": dict(count=2)}, optim=dict(name="adamw", lr=1e-3))
+    with pytest.raises(UserError, match=says):
+        configs.build(configs.make(**{**parts, **change}))
+
+
+def test_arguments_of_a_config_file_are_typed_and_checked():
+    assert dict(configs.parse("batch=8,data=photo", batch=4, data="plain", lr=0.1)) == {"batch": 8, "data": "photo", "lr": 0.1}
+    with pytest.raises(UserError, match="did you mean 'batch'"):
+        configs.parse("bacth=8", batch=4)
+    with pytest.raises(UserError, match="expected batch=int"):
+        configs.parse("batch=x", batch=4)
+    with pytest.raises(UserError, match="no such file; configs there: .*simclr_resnet_scenes.py"):
+        configs.load(CONFIGS[0].parent / "simclr.py")

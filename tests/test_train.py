@@ -1,0 +1,147 @@
+"""The loop, through its own front door: every config runs, a stopped run resumes bit for bit, bad input is one clear line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ssljax import checkpoint, trees
+from ssljax import config as configs
+from ssljax.train import train
+from tests.conftest import CONFIGS, METHODS, ROOT
+
+OTHERS = [path for path in CONFIGS if path not in METHODS.values()]
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_every_config_runs_two_steps(path, tmp_path):
+    out = train(configs.shrink(configs.load(path)), tmp_path)
+    assert int(out["state"].step) == 2
+    assert checkpoint.exists(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_ten_steps_a_restart_and_ten_steps_are_twenty(name, tmp_path):
+    config = configs.shrink(configs.load(METHODS[name]))
+    config.update(steps=20, mesh={"data": 4, "fsdp": 2, "tensor": 1})
+    config.checkpoint.every = 10
+    whole = train(config, tmp_path / "whole")
+    # A second workdir holds what a run that was stopped after ten steps leaves behind.
+    shutil.copytree(tmp_path / "whole" / "checkpoints" / "10", tmp_path / "half" / "checkpoints" / "10")
+    resumed = train(config, tmp_path / "half")
+    assert int(resumed["state"].step) == 20
+    assert trees.sha256(resumed["state"]) == trees.sha256(whole["state"])
+    lines = [json.loads(line) for line in (tmp_path / "half" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(11, 21))
+    straight = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [line["loss"] for line in straight[10:]]
+
+
+def command(*words, **environment):
+    """A fresh process, as a user starts it. -> exit code, stdout, stderr."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+SIMCLR = "configs/simclr_resnet_scenes.py"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--config.method.temprature=0.2"], ["config.method.temprature", "temperature"]),
+        (["--config.method.temperature=warm"], ["config.method.temperature", "warm", "float"]),
+        (["--config.batch=0"], ["config.batch", "0", "at least 1"]),
+        (["--config.data.source=folder:/no/such/place"], ["/no/such/place"]),
+        (["--config.data.source=tfds:no_such_set"], ["no_such_set"]),
+        (["--config.optim.lr.kind=wavy"], ["config.optim.lr", "wavy", "cosine"]),
+        (["--config.method.encoder.name=resnext"], ["resnext", "vit"]),
+        (["--config.mesh.tensors=2"], ["mesh", "tensors"]),
+        (["--workdri=x"], ["workdri"]),
+    ],
+    ids=lambda x: x[0].partition("=")[0].strip("-") if isinstance(x, list) and x[0].startswith("--") else "",
+)
+def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path, monkeypatch, capsys):
+    """In process, for speed; a device that is touched before the error would have to be made: forbid it."""
+    import jax
+
+    from ssljax import cli
+    from ssljax import train as entry
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(jax, "devices", lambda *_: pytest.fail("a device was touched before the error"))
+    argv = ["train.py", "--config", SIMCLR, "--workdir", str(tmp_path / "run"), *words]
+    monkeypatch.setattr(sys, "argv", argv)
+    entry.FLAGS.unparse_flags()
+    with pytest.raises(SystemExit) as stopped:
+        cli.command(entry.main)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    for word in says:
+        assert word in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.quick
+def test_a_batch_that_the_mesh_does_not_divide_is_named(tmp_path):
+    config = configs.shrink(configs.load(ROOT / SIMCLR))
+    config.batch = 12
+    from ssljax.errors import UserError
+
+    with pytest.raises(UserError, match=r"config.batch=12 does not divide.*data=8"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.quick
+def test_help_lists_the_keys_of_a_config_and_a_missing_config_is_an_error():
+    code, out, _ = command("-m", "ssljax.train", "--config", SIMCLR, "--help")
+    assert code == 0
+    assert "--config.method.temperature=0.2  temperature of the softmax over similarities" in out
+    assert "--workdir" in out
+    code, _, error = command("-m", "ssljax.train", "--workdir", "x")
+    assert code == 2 and "--config is missing" in error
+
+
+def test_two_processes_of_four_devices_give_the_losses_of_one_of_eight(tmp_path):
+    """The same command, `launch/local_multiprocess.sh 2 4`, and a single process with eight devices: batches, losses, all of it."""
+    words = ["--config", f"{SIMCLR}:data=plain", "--shrink"]
+    alone = train_shrunk(tmp_path / "alone")
+    script = ["bash", "launch/local_multiprocess.sh", "2", "4", "--", *words, "--workdir", str(tmp_path / "two")]
+    env = {**os.environ, "PYTHON": sys.executable}
+    env.pop("XLA_FLAGS", None)
+    done = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 2
+    assert losses == pytest.approx(alone, rel=1e-6)
+
+
+def train_shrunk(workdir):
+    train(configs.shrink(configs.load(ROOT / SIMCLR, "data=plain")), workdir)
+    return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_import_and_a_train_step_where_tensorflow_raises(tmp_path):
+    """TensorFlow is a package of the input pipeline alone."""
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("raise ImportError('TensorFlow must not be imported here')")
+    program = """
+import sys
+sys.path.insert(0, {poison!r}); sys.path.insert(1, {root!r})
+import ssljax, ssljax.train, ssljax.evaluate, ssljax.losses, ssljax.evals.knn, ssljax.report
+from tests.conftest import METHODS, program_of, raw_batch
+config, _, program = program_of(METHODS["simclr"], "1")
+state, metrics = program.step(program.init(), program.put(raw_batch(config)))
+assert float(metrics["loss"]) > 0
+assert "tensorflow" not in sys.modules
+print("a step without TensorFlow")
+""".format(poison=str(tmp_path), root=str(ROOT))
+    code, out, error = command("-c", program)
+    assert code == 0 and "a step without TensorFlow" in out, error
