@@ -1,6 +1,6 @@
 """SigLIP, the paper's base setting (Zhai et al. 2023, section 4): ViT-B/16 at 224, text tower B, batch 16,384 (`:batch=32768`).
 
-python -m ssljax.train --config configs/siglip_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/siglip --distributed
+python -m ssljax.train --config configs/siglip_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/siglip
 
 Paper: 9 B examples of WebLI reach 73.4 % zero-shot on ImageNet-1k with a batch of 32k. WebLI is not public: name a source with captions.
 """

@@ -12,20 +12,21 @@ from ssljax import config as c
 FAMILY = "contrastive"
 LEARNING = ("data=plain", "data=photo")
 
-# Colour says nothing on white digits on a dark ground, and crops below 0.4 lose the digit.
 VIEWS = {
+    # White digits on black: there is no colour, and a crop below 0.4 loses the digit.
     "plain": dict(count=2, size=32, scale=(0.4, 1.0), flip=0.0, brightness=0.4, contrast=0.4),
-    "photo": dict(count=2, size=32, scale=(0.25, 1.0), brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1),
+    # Any hue, often grey: otherwise the digit's colour is enough to tell pictures apart, and the photograph is never looked at.
+    "photo": dict(count=2, size=32, scale=(0.25, 1.0), brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5, grey=0.3),
 }
 SCENES = {
-    "plain": dict(batch=256, label="digit"),
-    "photo": dict(batch=128, label="photograph"),
+    "plain": dict(batch=256, steps=600, label="digit"),
+    "photo": dict(batch=128, steps=900, label="photograph"),
 }
 
 
 def get_config(arg=""):
-    a = c.parse(arg, data="plain", steps=400)
-    a = c.parse(arg, data="plain", steps=400, batch=SCENES[a.data]["batch"])
+    data = "photo" if "data=photo" in arg else "plain"
+    a = c.parse(arg, data="plain", batch=SCENES[data]["batch"], steps=SCENES[data]["steps"])
     return c.make(
         steps=a.steps,
         batch=a.batch,
@@ -41,6 +42,6 @@ def get_config(arg=""):
         ),
         augment={"views": VIEWS[a.data]},
         optim=dict(name="adamw", lr=dict(kind="cosine", peak=3e-3, warmup_steps=20), weight_decay=1e-4, b2=0.99),
-        evals=dict(every=100),
-        checkpoint=dict(every=100),
+        evals=dict(every=300),
+        checkpoint=dict(every=300),
     )  # fmt: skip

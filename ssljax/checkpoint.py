@@ -189,9 +189,7 @@ class Checkpoints:
             found = sorted(p.name for p in self.directory.iterdir()) if self.directory.is_dir() else []
             listing = ", ".join(found[:10] + ["..."] * (len(found) > 10)) or "nothing"
             wanted = f"no checkpoint of step {step}" if step is not None else "no complete checkpoint"
-            raise UserError(
-                f"{wanted} in {self.directory}; complete steps: {steps or 'none'}; the directory holds {listing}"
-            )
+            raise UserError(f"{wanted} in {self.directory}; complete steps: {steps or 'none'}; the directory holds {listing}")
         return steps[-1] if step is None else step
 
 

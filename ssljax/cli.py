@@ -4,7 +4,7 @@ import os
 import pathlib
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from ssljax import config as configs
 from ssljax.errors import UserError
@@ -12,6 +12,9 @@ from ssljax.errors import UserError
 
 def command(main):
     """Run an entry point: a UserError is one line on stderr and exit code 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # ahead of any import that might pull TensorFlow in
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    logging.set_verbosity(logging.ERROR)  # the libraries' remarks; ours go to the progress bar
     xla = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" in xla and "xla_cpu_multi_thread_eigen" not in xla:
         # Fake devices: a parallel convolution and a collective wait in the same few threads, and can do so for ever.

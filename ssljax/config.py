@@ -206,9 +206,7 @@ def build(config):
     for name, group in groups.items():
         for key in ("blur", "solarize"):
             if len(getattr(group, key)) not in (1, group.count):
-                raise UserError(
-                    f"config.augment.{name}.{key}={getattr(group, key)}: expected one probability or {group.count}, one a view"
-                )
+                raise UserError(f"config.augment.{name}.{key}={getattr(group, key)}: expected one probability or {group.count}, one a view")
     spec = dict(values["method"])
     if "name" not in spec:
         raise UserError("config.method.name is missing: the name of a file in ssljax/methods/")

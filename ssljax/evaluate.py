@@ -16,7 +16,9 @@ from ssljax.errors import UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("checkpoint", [], "workdirs of train.py (or their checkpoints folder), one or several", flag_values=FLAGS)
-flags.DEFINE_list("evals", ["knn", "linear", "zeroshot", "retrieval", "rankme"], "evaluators, the files of ssljax/evals/", flag_values=FLAGS)
+flags.DEFINE_list(
+    "evals", ["knn", "linear", "zeroshot", "retrieval", "rankme"], "evaluators, the files of ssljax/evals/", flag_values=FLAGS
+)
 flags.DEFINE_string("data", "", "another source than the one trained on, e.g. folder:PATH", flag_values=FLAGS)
 flags.DEFINE_string("label", "", "another field to predict than the config's", flag_values=FLAGS)
 flags.DEFINE_integer("step", 0, "step to restore; 0: the newest", flag_values=FLAGS)
@@ -95,7 +97,8 @@ def rows_of(restored, evaluators, *, baselines=True):
 
 def print_table(title, rows):
     """The rows on the terminal, one column a metric."""
-    columns = list(dict.fromkeys(k for row in rows for k in row if k not in ("run", "features")))
+    hidden = ("run", "features", "linear_regulariser")
+    columns = list(dict.fromkeys(k for row in rows for k in row if k not in hidden))
     widths = [max(len(c), 7) for c in columns]
     print(f"\n{title}\n{'':16}" + "  ".join(c.rjust(w) for c, w in zip(columns, widths, strict=True)))
     for row in rows:
@@ -117,7 +120,7 @@ def run_report(name, folder, restored, rows, notes, trained):
         pictures = built.method.pictures(state.params, state.extra, batch, jax.random.PRNGKey(0))
     show = lambda views: np.asarray(run.pixels(views))[:8]  # noqa: E731
     names = inputs.class_names(test)
-    label = built.data.label
+    label = inputs.label_of(built, test)
     report = {
         "name": name,
         "summary": f"{restored['config'].method.name}, step {restored['step']}, {built.data.source}, label {label}",
@@ -179,7 +182,7 @@ def main(argv):
     cli.start_distributed(FLAGS.distributed)
     import jax
 
-    from ssljax import evals, report
+    from ssljax import evals, inputs, report
 
     for name in FLAGS.evals:
         evals.load(name)
@@ -191,7 +194,7 @@ def main(argv):
         rows, notes, trained = rows_of(restored, FLAGS.evals, baselines=FLAGS.baselines)
         if jax.process_index() == 0:
             print_table(f"{name}: {restored['config'].method.name} on {restored['config'].data.source}, step {restored['step']}, "
-                        f"label {restored['built'].data.label}", rows)  # fmt: skip
+                        f"label {inputs.label_of(restored['built'], restored['test'])}", rows)  # fmt: skip
             for note in notes:
                 print(f"  {note}")
         table += [{"run": name, **row} for row in rows]

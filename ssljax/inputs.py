@@ -52,7 +52,7 @@ def features(built, program, state, source, tokenizer, *, images=0):
     from ssljax.evals.features import extract
 
     kinds = source.labels()
-    label = built.data.label if built.data.label in kinds else next(iter(kinds), None)
+    label = label_of(built, source)
     batches = pipeline.eval_batches(
         source,
         batch=built.evals.batch,
@@ -67,6 +67,12 @@ def features(built, program, state, source, tokenizer, *, images=0):
     )
     rows = extract(lambda batch: program.embed(state.params, state.extra, batch), batches, program.put, images=images)
     return label_columns(rows, kinds, label)
+
+
+def label_of(built, source):
+    """The field that is "label": the config's, or else the first label of the source (people's own folders call it "label"); or None."""
+    kinds = source.labels()
+    return built.data.label if built.data.label in kinds else next(iter(kinds), None)
 
 
 def label_columns(rows, kinds, label):
@@ -114,15 +120,10 @@ def judge(names, built, program, state, source, train, test, tokenizer, *, seed=
     context = evals.Context(
         train=train,
         test=test,
-        classes=len(class_names(source).get(built.data.label, ())) or classes_in(train, test),
+        classes=len(class_names(source).get(label_of(built, source), ())),
         text_embed=text_embedder(program, state, tokenizer),
         class_names=class_names(source),
         prompts=prompts(source),
         seed=seed,
     )
     return evals.judge(names, context)
-
-
-def classes_in(*splits):
-    """Number of classes of "label", from the labels themselves."""
-    return max((int(split["label"].max()) + 1 for split in splits if "label" in split and len(split["label"])), default=0)

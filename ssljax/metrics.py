@@ -328,9 +328,7 @@ class Progress:
     total, initial: steps. description: a word or two. active: False on all processes but the first.
     """
 
-    def __init__(
-        self, total, initial=0, description="train", *, active=True, stream=None, seconds=10.0, clock=time.monotonic
-    ):
+    def __init__(self, total, initial=0, description="train", *, active=True, stream=None, seconds=10.0, clock=time.monotonic):
         self._total, self._step, self._description = total, initial, description
         self._stream = sys.stderr if stream is None else stream
         self._seconds, self._clock, self._printed = seconds, clock, None

@@ -22,9 +22,7 @@ MAX_ROWS = 8
 ACCURACY = re.compile(r"top\d|zeroshot|_r\d+$|accuracy")  # metrics of which more is better
 
 
-def write(
-    path: str | os.PathLike, runs: list[dict], table: list[dict], *, title: str = "ssljax report", intro: str = ""
-) -> None:
+def write(path: str | os.PathLike, runs: list[dict], table: list[dict], *, title: str = "ssljax report", intro: str = "") -> None:
     """Writes the page.
 
     table: rows of the results, each {"run": str, "features": "raw pixels" | "random encoder" | "pretrained" | ...,
@@ -69,9 +67,7 @@ def _run(index: int, run: dict) -> str:
         if run.get(key) is not None:
             parts.append(_section(heading, figure(**run[key])))
     if run.get("notes"):
-        parts.append(
-            _section("Not evaluated", "<ul>" + "".join(f"<li>{_text(note)}</li>" for note in run["notes"]) + "</ul>")
-        )
+        parts.append(_section("Not evaluated", "<ul>" + "".join(f"<li>{_text(note)}</li>" for note in run["notes"]) + "</ul>"))
     if run.get("config") is not None:
         config = run["config"] if isinstance(run["config"], str) else json.dumps(run["config"], indent=2, default=str)
         parts.append(f"<details><summary>Configuration</summary><pre>{_text(config)}</pre></details>")
@@ -115,9 +111,7 @@ def diagnostics(values: dict[str, float]) -> str:
     cards = []
     for name, value in values.items():
         hint = f"<p class=hint>{meaning[name]}</p>" if name in meaning else ""
-        cards.append(
-            f"<div class=card><p class=cardname>{_text(label(name))}</p><p class=figure>{number(value)}</p>{hint}</div>"
-        )
+        cards.append(f"<div class=card><p class=cardname>{_text(label(name))}</p><p class=figure>{number(value)}</p>{hint}</div>")
     return f"<div class=cards>{''.join(cards)}</div>"
 
 
@@ -239,9 +233,7 @@ def line_chart(series: dict[str, tuple[np.ndarray, np.ndarray]], *, title: str, 
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{alt}" ', 1)
     legend = ""
     if len(series) > 1:
-        legend = "".join(
-            f'<span><i style="background:var(--line-{i})"></i>{_text(n)}</span>' for i, n in enumerate(series, 1)
-        )
+        legend = "".join(f'<span><i style="background:var(--line-{i})"></i>{_text(n)}</span>' for i, n in enumerate(series, 1))
         legend = f"<p class=legend>{legend}</p>"
     heading = f"<figcaption>{_text(title)}<span class=last>{_text(ends)}</span></figcaption>"
     return f"<figure class=chart>{heading}{svg}{legend}</figure>"
@@ -280,9 +272,7 @@ def augmented_views(images: np.ndarray, *, group: str = "views") -> str:
     return f"{caption}<div class=groups>{''.join(f'<div class=group>{row}</div>' for row in rows)}</div>"
 
 
-def nearest_neighbours(
-    query, neighbours, distances, query_labels: Sequence | None = None, labels: Sequence | None = None
-) -> str:
+def nearest_neighbours(query, neighbours, distances, query_labels: Sequence | None = None, labels: Sequence | None = None) -> str:
     """Each query picture and its neighbours, nearest first, with the distance below; a label that is not the query's
     is marked.
 

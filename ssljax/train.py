@@ -18,9 +18,7 @@ from ssljax import cli
 from ssljax.errors import UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-    "workdir", None, "where checkpoints and metrics go; started again with the same one, a run resumes", flag_values=FLAGS
-)
+flags.DEFINE_string("workdir", None, "where checkpoints and metrics go; started again with the same one, a run resumes", flag_values=FLAGS)
 flags.DEFINE_bool(
     "shrink", False, "run the config as a toy: tiny model, two steps, synthesised records. Does it run at all?", flag_values=FLAGS
 )
@@ -67,6 +65,12 @@ def train(config, workdir, *, profile=None):
         f"batch {config.batch}, mesh {dict(mesh.shape)} on {mesh.size} x {mesh.devices.flat[0].device_kind}; "
         + (f"resumed at step {first} from {checkpoints.directory}" if first else f"steps 0 to {config.steps}")
     )
+
+    label = inputs.label_of(built, source)
+    if built.evals.every and label != built.data.label:
+        say(
+            f"config.data.label={built.data.label!r} is not in {source.name} (it has {source.labels() or 'no labels'}): judged by {label!r}"
+        )
 
     # -------------------------------------------------------------------------------------------------------- instruments
     writer = metrics.Writer(workdir, wandb={"project": built.log.wandb} if built.log.wandb else None, active=lead)
@@ -123,9 +127,10 @@ def train(config, workdir, *, profile=None):
                 evaluate(done)
 
     # ---------------------------------------------------------------------------------------------------------------- end
-    bar.close()
     checkpoints.close()
     writer.close()
+    bar.update(max(config.steps, first), writer.latest)
+    bar.close()
     if first >= config.steps:
         say(f"nothing to do: {checkpoints.directory} is at step {first} of {config.steps}; raise --config.steps to go on")
     else:

@@ -135,8 +135,7 @@ def test_slurm_dry_run():
     done = launch("slurm.sbatch", "--dry-run", *TRAIN, PYTHON="/opt/py thon")
     root = str(LAUNCH.parent)
     assert words(done.stdout) == [
-        ["srun", "--kill-on-bad-exit=1", f"--chdir={root}"]
-        + ["/opt/py thon", "-m", "ssljax.train", "--distributed", *TRAIN]
+        ["srun", "--kill-on-bad-exit=1", f"--chdir={root}"] + ["/opt/py thon", "-m", "ssljax.train", "--distributed", *TRAIN]
     ]
     done = launch("slurm.sbatch", *TRAIN)
     assert done.returncode == 2 and "sbatch" in done.stderr

@@ -116,9 +116,7 @@ def test_flops_of_matmuls():
     a, b = shape(4, 5), shape(5, 6)
     assert metrics.count_flops(jnp.dot, a, b) == MATMUL
     assert metrics.count_flops(jax.jit(jnp.dot), a, b) == MATMUL
-    assert metrics.count_flops(lambda x, y: jnp.einsum("hbd,hcd->hbc", x, y), shape(3, 4, 8), shape(3, 7, 8)) == (
-        2 * 3 * 4 * 7 * 8
-    )
+    assert metrics.count_flops(lambda x, y: jnp.einsum("hbd,hcd->hbc", x, y), shape(3, 4, 8), shape(3, 7, 8)) == (2 * 3 * 4 * 7 * 8)
     gradient = jax.grad(lambda x, y: jnp.sin(x @ y).sum(), argnums=(0, 1))
     assert metrics.count_flops(gradient, a, b) == 3 * MATMUL
     remat = jax.grad(lambda x, y: jnp.sin(jax.checkpoint(lambda u: jnp.sin(u @ y))(x)).sum(), argnums=(0, 1))
@@ -134,10 +132,7 @@ def test_flops_through_control_flow():
 
     assert metrics.count_flops(scan, shape(4, 5), w) == 21 * step
     assert metrics.count_flops(jax.grad(lambda x, w: jnp.sum(scan(x, w)), argnums=(0, 1)), shape(4, 5), w) == 63 * step
-    assert (
-        metrics.count_flops(lambda x, w: jax.lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w), shape(4, 5), w)
-        == 2 * step
-    )
+    assert metrics.count_flops(lambda x, w: jax.lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w), shape(4, 5), w) == 2 * step
     assert metrics.count_flops(
         lambda x, w: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ w, x), shape(4, 5), w
     ) == step  # fmt: skip
@@ -158,9 +153,7 @@ def test_flops_of_shard_map_count_all_devices():
     mesh = jax.make_mesh((2, 2), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=jax.devices()[:4])
     sharded = jax.shard_map(jnp.dot, mesh=mesh, in_specs=(P("data"), P(None, "fsdp")), out_specs=P("data", "fsdp"))
     assert metrics.count_flops(sharded, shape(4, 5), shape(5, 6)) == MATMUL
-    partial = jax.shard_map(
-        jnp.dot, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"), axis_names={"data"}, check_vma=False
-    )
+    partial = jax.shard_map(jnp.dot, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"), axis_names={"data"}, check_vma=False)
     assert metrics.count_flops(jax.jit(partial), shape(4, 5), shape(5, 6)) == MATMUL
 
 
@@ -224,9 +217,7 @@ def test_throughput_over_a_window():
     for step in (12, 13, 14):  # the window of 3 steps has left the slow one behind
         now[0] += 0.5
         last = rates.update(step, 0.1)
-    assert last == pytest.approx(
-        {"images_per_second": 64.0, "seconds_per_step": 0.5, "input_stall": 0.2, "mfu": 1e12 / 0.5 / 8e12}
-    )
+    assert last == pytest.approx({"images_per_second": 64.0, "seconds_per_step": 0.5, "input_stall": 0.2, "mfu": 1e12 / 0.5 / 8e12})
     assert rates.eta(20) == pytest.approx(3.0)
     rates.pause()
     now[0] += 1000

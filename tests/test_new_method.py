@@ -49,7 +49,7 @@ class Toy(Method):
         return {"features": h["pooled"]}
 '''
 
-CONFIG = '''
+CONFIG = """
 from ssljax import config as c
 from ssljax.models import vit
 
@@ -61,7 +61,7 @@ def get_config(arg=""):
         augment={"views": dict(count=1, size=32)},
         optim=dict(name="adamw", lr=1e-3),
     )
-'''
+"""
 
 
 @pytest.fixture

@@ -119,9 +119,7 @@ def test_style_is_whole():
     """A line lost or broken in the style sheet shows nowhere but on the screen."""
     rules = re.sub(r"@media[^{]*", "", report.STYLE)
     assert rules.count("{") == rules.count("}")
-    light, dark = (
-        dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6});", part)) for part in report.STYLE.split("@media", 2)[:2]
-    )
+    light, dark = (dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6});", part)) for part in report.STYLE.split("@media", 2)[:2])
     assert light.keys() == dark.keys() and set(re.findall(r"var\((--[\w-]+)\)", report.STYLE)) <= light.keys()
     for declaration in re.findall(r"[{;]\s*([^{};]+);", report.STYLE):
         assert re.fullmatch(r"[a-z0-9-]+: [^:#\n]+|--[\w-]+: #[0-9a-f]{6}", declaration), declaration

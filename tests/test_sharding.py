@@ -64,7 +64,8 @@ def test_the_first_rule_that_matches_wins():
 
 
 @pytest.mark.parametrize(
-    "rule, says", [(("haed/", "fsdp"), "haed/.*matches no parameter"), (("head/", "model"), "names axis 'model'"), (("odd", "fsdp"), "odd of shape")]
+    "rule, says",
+    [(("haed/", "fsdp"), "haed/.*matches no parameter"), (("head/", "model"), "names axis 'model'"), (("odd", "fsdp"), "odd of shape")],
 )
 def test_a_rule_that_cannot_be_is_named(rule, says):
     with pytest.raises(UserError, match=says):

@@ -132,9 +132,9 @@ def test_import_and_a_train_step_where_tensorflow_raises(tmp_path):
     """TensorFlow is a package of the input pipeline alone."""
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow" / "__init__.py").write_text("raise ImportError('TensorFlow must not be imported here')")
-    program = """
+    program = f"""
 import sys
-sys.path.insert(0, {poison!r}); sys.path.insert(1, {root!r})
+sys.path.insert(0, {str(tmp_path)!r}); sys.path.insert(1, {str(ROOT)!r})
 import ssljax, ssljax.train, ssljax.evaluate, ssljax.losses, ssljax.evals.knn, ssljax.report
 from tests.conftest import METHODS, program_of, raw_batch
 config, _, program = program_of(METHODS["simclr"], "1")
@@ -142,6 +142,6 @@ state, metrics = program.step(program.init(), program.put(raw_batch(config)))
 assert float(metrics["loss"]) > 0
 assert "tensorflow" not in sys.modules
 print("a step without TensorFlow")
-""".format(poison=str(tmp_path), root=str(ROOT))
+"""
     code, out, error = command("-c", program)
     assert code == 0 and "a step without TensorFlow" in out, error

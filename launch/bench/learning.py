@@ -84,9 +84,7 @@ def run(path, argument, seed, steps=0):
 
     row = {"config": f"{path.name}:{argument}", "method": config.method.name, "data": config.data.source, "label": config.data.label}
     row |= {"seed": seed, "steps": config.steps, "batch": config.batch, "parameters": trees.size(state.params)}
-    pixels = {
-        k: {"features": features.raw_pixels(rows["image"][: most[k]]), "label": rows[label][: most[k]]} for k, rows in splits.items()
-    }
+    pixels = {k: {"features": features.raw_pixels(rows["image"][: most[k]]), "label": rows[label][: most[k]]} for k, rows in splits.items()}
     raw = evals.judge(["knn", "linear"], evals.Context(**pixels, classes=len(kinds[label])))[0]
     row |= {f"raw_{k}": raw[k] for k in ("knn_top1", "linear_top1")}
     random = judge(state, ["knn", "linear"])

@@ -240,9 +240,7 @@ class Prefetch:
         self._ready, self._done = queue.SimpleQueue(), False
         self._room, stop = threading.Semaphore(depth), threading.Event()
         # The thread holds no reference to self, so that dropping self can stop it.
-        thread = threading.Thread(
-            target=_fill, args=(iterator, put, self._ready, self._room, stop), name="prefetch", daemon=True
-        )
+        thread = threading.Thread(target=_fill, args=(iterator, put, self._ready, self._room, stop), name="prefetch", daemon=True)
         thread.start()
         self._finalizer = weakref.finalize(self, _stop, thread, self._room, stop)
 

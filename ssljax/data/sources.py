@@ -102,7 +102,7 @@ def check(spec, split):
 
 
 def parse_split(split):
-    """"train[:90%]+test" -> [("train", None, "90%"), ("test", None, None)]. Raises UserError on any other spelling."""
+    """ "train[:90%]+test" -> [("train", None, "90%"), ("test", None, None)]. Raises UserError on any other spelling."""
     parts = []
     for part in split.split("+"):
         match = re.fullmatch(r"\s*(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?\s*", part)

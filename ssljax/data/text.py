@@ -1,7 +1,7 @@
 """Tokenizers: a list of strings -> int32 (N, length), 0 for padding. No TensorFlow, no downloads.
 
-    bytes     UTF-8 bytes
-    words:V   lower-cased words hashed into a vocabulary of V; nothing to train or store, and the same ids on every machine
+bytes     UTF-8 bytes
+words:V   lower-cased words hashed into a vocabulary of V; nothing to train or store, and the same ids on every machine
 """
 
 import dataclasses

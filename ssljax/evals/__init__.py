@@ -64,7 +64,7 @@ def need(context: Context, *, train: tuple[str, ...] = (), test: tuple[str, ...]
 
 
 def judge(names: list[str], context: Context) -> tuple[dict[str, float], dict[str, str]]:
-    """Runs evaluators by name: {metric: number} of all that apply, {evaluator: reason} of those that do not. UserError for an unknown name."""
+    """Runs evaluators by name -> {metric: number}, {evaluator: why it does not apply}. Raises UserError for an unknown name."""
     modules = {name: load(name) for name in names}
     numbers, reasons = {}, {}
     for name, module in modules.items():

@@ -9,9 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 
-def extract(
-    embed_fn: Callable, batches: Iterable[dict], put: Callable | None = None, *, images: int = 0
-) -> dict[str, np.ndarray]:
+def extract(embed_fn: Callable, batches: Iterable[dict], put: Callable | None = None, *, images: int = 0) -> dict[str, np.ndarray]:
     """Embeds padded evaluation batches and returns every valid example once, in the batches' order, on every process.
 
     embed_fn: jitted; a batch on the device -> {"features": (B, D), ...}, arrays with one row an example.
@@ -59,10 +57,7 @@ def _fetch(arrays: dict[str, jax.Array], images: int) -> dict[str, np.ndarray]:
         arrays = {k: v[valid] for k, v in arrays.items()}
     if "image" in arrays:
         arrays["image"] = arrays["image"][: max(images, 0)]
-    return {
-        k: v if v.dtype == np.uint8 or np.issubdtype(v.dtype, np.integer) else v.astype(np.float32)
-        for k, v in arrays.items()
-    }
+    return {k: v if v.dtype == np.uint8 or np.issubdtype(v.dtype, np.integer) else v.astype(np.float32) for k, v in arrays.items()}
 
 
 def raw_pixels(images: np.ndarray) -> np.ndarray:

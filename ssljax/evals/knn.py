@@ -28,9 +28,7 @@ def evaluate(train: dict, test: dict, *, classes: int, k: int = 20, temperature:
     """{"knn_top1": accuracy in [0, 1]} of test["features"] (M, D) against test["label"] (M,), with train as the
     memory.
     """
-    scores = knn_predict(
-        train["features"], train["label"], test["features"], classes=classes, k=k, temperature=temperature
-    )
+    scores = knn_predict(train["features"], train["label"], test["features"], classes=classes, k=k, temperature=temperature)
     return {"knn_top1": float(np.mean(scores.argmax(1) == test["label"]))}
 
 
@@ -59,9 +57,7 @@ def knn_predict(
     return np.asarray(scores)
 
 
-def neighbours(
-    train_features, test_features, *, k: int = 20, chunk: int = 8192, normalise: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(train_features, test_features, *, k: int = 20, chunk: int = 8192, normalise: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest train rows of each test row: similarities float32 (M, k), best first, and indices int32 (M, k).
 
     Of equal similarities the lower index comes first. Similarity is cosine, or the plain dot product with

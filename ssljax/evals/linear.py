@@ -51,9 +51,7 @@ def evaluate(
     right = (predict(sweep, features[held]) == labels[held]).mean(1)  # (R,)
     chosen = int(right.argmax())
     start = sweep["weights"][chosen : chosen + 1], sweep["bias"][chosen : chosen + 1]
-    probe = fit(
-        features, labels, classes=classes, regularisers=regularisers[chosen : chosen + 1], steps=steps, start=start
-    )
+    probe = fit(features, labels, classes=classes, regularisers=regularisers[chosen : chosen + 1], steps=steps, start=start)
     predicted = predict(probe, np.asarray(test["features"]))[0]
     return {
         "linear_top1": float(np.mean(predicted == np.asarray(test["label"]))),
@@ -61,9 +59,7 @@ def evaluate(
     }
 
 
-def fit(
-    features, labels, *, classes: int, regularisers=REGULARISERS, steps: int = 200, tolerance: float = 1e-5, start=None
-) -> dict:
+def fit(features, labels, *, classes: int, regularisers=REGULARISERS, steps: int = 200, tolerance: float = 1e-5, start=None) -> dict:
     """Minimises, for each of R regularisers r, mean cross-entropy + r / 2 * |weights|^2 (the bias free) on
     standardised features.
 
@@ -100,8 +96,7 @@ def predict(probe: dict, features) -> np.ndarray:
     r, _, c = probe["weights"].shape
     rows = max(1, BLOCK // (r * c))
     parts = [
-        _classes(features[i : i + rows], *(probe[k] for k in ("weights", "bias", "mean", "std")))
-        for i in range(0, len(features), rows)
+        _classes(features[i : i + rows], *(probe[k] for k in ("weights", "bias", "mean", "std"))) for i in range(0, len(features), rows)
     ]
     return np.concatenate([np.asarray(part) for part in parts], axis=1)
 

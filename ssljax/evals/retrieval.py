@@ -23,9 +23,7 @@ def run(context: Context) -> dict[str, float]:
     pools = len(image) // POOL
     if pools:
         for name, a, b in (("image_to_text", image, text), ("text_to_image", text, image)):
-            r = np.concatenate(
-                [ranks(a[i * POOL : (i + 1) * POOL], b[i * POOL : (i + 1) * POOL]) for i in range(pools)]
-            )
+            r = np.concatenate([ranks(a[i * POOL : (i + 1) * POOL], b[i * POOL : (i + 1) * POOL]) for i in range(pools)])
             out[f"retrieval{POOL}_{name}_r1"] = float(np.mean(r < 1))
     return out
 

@@ -26,9 +26,7 @@ def run(context: Context) -> dict[str, float]:
         labels = _labels(context, kind)
         if labels is None or kind not in context.class_names:
             continue
-        classifier = zero_shot_classifier(
-            embed_prompts(context.text_embed, context.class_names[kind], context.prompts[kind])
-        )
+        classifier = zero_shot_classifier(embed_prompts(context.text_embed, context.class_names[kind], context.prompts[kind]))
         out[f"zeroshot_{kind}"] = evaluate(context.test["image_embedding"], labels, classifier)["zeroshot_top1"]
     if not out:
         raise NotApplicable("no kind of label has labels, class names and prompt templates")

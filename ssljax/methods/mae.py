@@ -39,9 +39,7 @@ class MAE(Method):
         images = batch["views"][:, 0]
         keep, mask, restore = self._masking(r[0], images)
         h, _ = models.apply(self.encoder, params["encoder"], {}, images, train=True, rng=r[1], keep=keep)
-        pred, _ = models.apply(
-            self.decoder, params["decoder"], {}, h["patches"], restore, train=True, cls=h.get("cls")
-        )  # (B, N, p*p*3)
+        pred, _ = models.apply(self.decoder, params["decoder"], {}, h["patches"], restore, train=True, cls=h.get("cls"))  # (B, N, p*p*3)
         return {"pred": pred, "mask": mask}, extra
 
     def objective(self, params, extra, encodings, batch, s):

@@ -41,9 +41,7 @@ def apply(module, params, stats, *inputs, train, rng=None, **kwargs):
     variables = {"params": params, **({"batch_stats": stats} if stats else {})}
     rngs = {} if rng is None else {"drop_path": rng}
     if train and stats:
-        outputs, updated = module.apply(
-            variables, *inputs, train=True, rngs=rngs, mutable=["batch_stats"], **kwargs
-        )
+        outputs, updated = module.apply(variables, *inputs, train=True, rngs=rngs, mutable=["batch_stats"], **kwargs)
         return outputs, updated["batch_stats"]
     return module.apply(variables, *inputs, train=train, rngs=rngs, **kwargs), stats
 

@@ -35,9 +35,9 @@ class MAEDecoder(nn.Module):
         x = x + positions.sincos_2d(side, count // side, self.width)[None].astype(x.dtype)
         if cls is not None:
             x = jnp.concatenate([embed(cls)[:, None], x], axis=1)
-        x = Transformer(
-            self.depth, self.heads, self.mlp_dim, remat=self.remat, dtype=jnp.dtype(self.dtype), name="transformer"
-        )(x, train=train)
+        x = Transformer(self.depth, self.heads, self.mlp_dim, remat=self.remat, dtype=jnp.dtype(self.dtype), name="transformer")(
+            x, train=train
+        )
         x = x[:, -count:]
         pixels = self.patch_size**2 * 3
         return nn.Dense(pixels, dtype=self.dtype, kernel_init=kernel_init, name="pixels")(x).astype(jnp.float32)

@@ -43,6 +43,4 @@ def resize(table, source, target):
     *lead, _, dim = table.shape
     grid = table.reshape(*lead, *source, dim)
     shape = (*lead, *target, dim)
-    return jax.image.resize(grid, shape, "bicubic", antialias=False).reshape(*lead, target[0] * target[1], dim).astype(
-        jnp.float32
-    )
+    return jax.image.resize(grid, shape, "bicubic", antialias=False).reshape(*lead, target[0] * target[1], dim).astype(jnp.float32)

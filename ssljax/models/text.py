@@ -15,7 +15,7 @@ SIZES = {
 
 
 def size(variant, **changes):
-    """"B" -> the fields of a text tower of that size, for a config."""
+    """ "B" -> the fields of a text tower of that size, for a config."""
     if variant not in SIZES:
         raise UserError(f"text variant {variant!r}: expected one of {list(SIZES)}")
     return dict(name="text", **SIZES[variant]) | changes

@@ -113,7 +113,7 @@ class Transformer(nn.Module):
             length=self.depth,
         )
         rates = self.drop_path * jnp.arange(self.depth) / max(self.depth - 1, 1)
-        x, _ = stack(
-            self.heads, self.mlp_dim, self.causal, self.activation, train, self.drop_path, self.dtype, name="blocks"
-        )(x.astype(self.dtype), rates)
+        x, _ = stack(self.heads, self.mlp_dim, self.causal, self.activation, train, self.drop_path, self.dtype, name="blocks")(
+            x.astype(self.dtype), rates
+        )
         return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)

@@ -23,7 +23,7 @@ SIZES = {
 
 
 def size(variant, **changes):
-    """"B/16" -> the fields of a ViT of that size and patch, for a config: `encoder=vit.size("B/16", pool="map")`."""
+    """ "B/16" -> the fields of a ViT of that size and patch, for a config: `encoder=vit.size("B/16", pool="map")`."""
     letter, _, patch = variant.partition("/")
     if letter not in SIZES or not patch.isdigit():
         raise UserError(f"ViT variant {variant!r}: expected SIZE/PATCH with SIZE one of {list(SIZES)}, e.g. 'B/16'")
@@ -74,9 +74,7 @@ class ViT(nn.Module):
         patch = (self.patch_size, self.patch_size)
         grid = (height // self.patch_size, width // self.patch_size)
 
-        x = nn.Conv(self.width, patch, patch, padding="VALID", dtype=self.dtype, kernel_init=_patch_init, name="patch_embed")(
-            images
-        )
+        x = nn.Conv(self.width, patch, patch, padding="VALID", dtype=self.dtype, kernel_init=_patch_init, name="patch_embed")(images)
         x = constrain_batch(x.reshape(batch, -1, self.width))  # (B, N, D)
         if mask is not None:
             token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))

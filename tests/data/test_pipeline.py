@@ -103,9 +103,7 @@ def test_draws_belong_to_the_example_not_to_its_batch():
 
 def test_another_count_of_views_leaves_the_first_ones_alone():
     source = sources.arrays({"image": np.stack([smooth(24, 30, i) for i in range(4)])})
-    few, many = (
-        next(pipeline.train_batches(source, batch=4, seed=0, views={"views": {"count": c, "size": 10}}))["views"] for c in (1, 3)
-    )
+    few, many = (next(pipeline.train_batches(source, batch=4, seed=0, views={"views": {"count": c, "size": 10}}))["views"] for c in (1, 3))
     np.testing.assert_array_equal(few[:, 0], many[:, 0])
 
 

@@ -65,9 +65,7 @@ def test_zero_shot_classifier_is_the_definition():
     classifier = zeroshot.zero_shot_classifier(templates.astype(np.float32))
     np.testing.assert_allclose(classifier, expected, rtol=1e-5, atol=1e-6)
     accuracy = np.mean((images @ expected).argmax(1) == labels)
-    assert zeroshot.evaluate(images.astype(np.float32), labels, classifier) == {
-        "zeroshot_top1": pytest.approx(accuracy)
-    }
+    assert zeroshot.evaluate(images.astype(np.float32), labels, classifier) == {"zeroshot_top1": pytest.approx(accuracy)}
 
 
 def test_zero_shot_of_several_kinds():

@@ -47,9 +47,7 @@ def test_many_rows_against_sklearn():
 
     rng = np.random.default_rng(1)
     x, q = rng.normal(size=(5000, 6)).astype(np.float32), rng.normal(size=(300, 6)).astype(np.float32)
-    distances, indices = (
-        NearestNeighbors(n_neighbors=4, metric="cosine").fit(x.astype(np.float64)).kneighbors(q.astype(np.float64))
-    )
+    distances, indices = NearestNeighbors(n_neighbors=4, metric="cosine").fit(x.astype(np.float64)).kneighbors(q.astype(np.float64))
     for chunk in (1024, 8192):
         similarities, ours = knn.neighbours(x, q, k=4, chunk=chunk)
         np.testing.assert_array_equal(ours, indices)
@@ -70,9 +68,7 @@ def test_without_normalising_length_counts():
 
 
 def test_k_beyond_the_train_set_and_long_features():
-    scores = knn.knn_predict(
-        np.float32([[1e3, 0], [0, 1e3]]), [1, 0], np.float32([[1e3, 1]]), classes=2, k=20, normalise=False
-    )
+    scores = knn.knn_predict(np.float32([[1e3, 0], [0, 1e3]]), [1, 0], np.float32([[1e3, 1]]), classes=2, k=20, normalise=False)
     np.testing.assert_allclose(scores, [[0, 1]])  # exp(1e6 / 0.07) alone would be infinite
 
 
