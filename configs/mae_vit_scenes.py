@@ -12,18 +12,19 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = c.parse(arg, data="photo", batch=128, steps=600)
+    a = c.parse(arg, data="photo", batch=256, steps=1500)
     return c.make(
         steps=a.steps,
         batch=a.batch,
         method=dict(
             name="mae",
+            # Patches of a quarter of the side: what fills a hole is not its neighbours but what the picture is of.
             mask_ratio=0.75,
             norm_pix_loss=True,
             encoder=dict(
-                name="vit", image_size=32, patch_size=4, width=128, depth=4, heads=4, mlp_dim=256, pool="gap", position="sincos_mae"
+                name="vit", image_size=32, patch_size=8, width=128, depth=4, heads=4, mlp_dim=256, pool="gap", position="sincos_mae"
             ),
-            decoder=dict(name="mae_decoder", patch_size=4, width=64, depth=2, heads=4, mlp_dim=128),
+            decoder=dict(name="mae_decoder", patch_size=8, width=64, depth=2, heads=4, mlp_dim=128),
         ),
         data=dict(
             source=f"scenes/{a.data}", label="photograph" if a.data == "photo" else "digit", image_size=32, crop="device",
@@ -31,6 +32,6 @@ def get_config(arg=""):
         ),
         augment={"views": dict(count=1, size=32, scale=(0.3, 1.0))},
         optim=dict(name="adamw", b2=0.95, lr=dict(kind="cosine", peak=2e-3, warmup_steps=50), weight_decay=0.05),
-        evals=dict(every=300, names=("linear",)),
-        checkpoint=dict(every=300),
+        evals=dict(every=500, names=("linear",)),
+        checkpoint=dict(every=500),
     )  # fmt: skip

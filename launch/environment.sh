@@ -15,8 +15,8 @@ find_python() {
   return 2
 }
 
-stamp=.venv/requirements.sha256
-wanted=$(sha256sum requirements.txt)
+stamp=.venv/requirements.cksum
+wanted=$(cksum requirements.txt)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   base=$(find_python)
   echo "installing requirements.txt into .venv with $("$base" --version) (about a minute, once)"

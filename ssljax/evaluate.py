@@ -7,6 +7,7 @@ python -m ssljax.evaluate --checkpoint runs/simclr --data folder:/my/pictures
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 from absl import flags
@@ -66,6 +67,14 @@ def _divisible(batch):
     return -(-batch // jax.device_count()) * jax.device_count()
 
 
+def say(text):
+    """A line on stderr, from one process: what is being waited for."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
 def rows_of(restored, evaluators, *, baselines=True):
     """-> table rows (list of dicts), notes (list of str), features of the trained encoder: {"train", "test"} dicts."""
     from ssljax import inputs
@@ -83,14 +92,18 @@ def rows_of(restored, evaluators, *, baselines=True):
     def extract(state, images=0):
         return {k: inputs.features(built, run, state, restored[k], tokenizer, images=images) for k in ("train", "test")}
 
+    say(f"{restored['config'].method.name}: features of the checkpoint at step {restored['step']}")
     trained = extract(restored["state"], images=max(len(restored["train"]), len(restored["test"])) if baselines else 512)
     if baselines:
+        say("judging raw pixels")
         frozen = [name for name in evaluators if name in ("knn", "linear")]
         pixels = {k: {**split, "features": features.raw_pixels(split["image"])} for k, split in trained.items()}
         judge("raw pixels", frozen, None, pixels["train"], pixels["test"], None)
+        say("the same encoder at random")
         state = run.init()
         untrained = extract(state)
         judge("random encoder", evaluators, state, untrained["train"], untrained["test"], tokenizer)
+    say("judging the checkpoint")
     judge("pretrained", evaluators, restored["state"], trained["train"], trained["test"], tokenizer)
     return rows, notes, trained
 

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from ssljax.errors import UserError
 
@@ -65,6 +66,8 @@ def features(built, program, state, source, tokenizer, *, images=0):
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    total = -(-len(source) // built.evals.batch)
+    batches = tqdm(batches, f"features of {len(source)} pictures", total, unit="batch", leave=False, disable=None)  # None: on a terminal
     rows = extract(lambda batch: program.embed(state.params, state.extra, batch), batches, program.put, images=images)
     return label_columns(rows, kinds, label)
 

@@ -91,8 +91,8 @@ def stairs(peak, steps, *, at, factors, **ramp):
     if len(at) != len(factors) or list(at) != sorted(at):
         raise UserError(f"at={at}, factors={factors}: expected increasing steps and one factor for each")
     warm = ramp.get("warmup_steps", 0)
-    edges, values = np.array(at, np.float32), jnp.asarray((1.0, *factors), jnp.float32)
-    return _shaped(lambda t: peak * values[jnp.searchsorted(edges, t + warm, side="right")], peak, steps, **ramp)
+    edges, values = np.array(at, np.float32), np.array((1.0, *factors), np.float32)
+    return _shaped(lambda t: peak * jnp.asarray(values)[jnp.searchsorted(edges, t + warm, side="right")], peak, steps, **ramp)
 
 
 KINDS = {"constant": constant, "linear": linear, "cosine": cosine, "rsqrt": rsqrt, "stairs": stairs}

@@ -99,6 +99,7 @@ def train(config, workdir, *, profile=None):
     # ----------------------------------------------------------------------------------------------------------- the loop
     last = {}
     pending = collections.deque()  # bounds how far the host runs ahead of the devices
+    bar.write("compiling the train step")
     with pipeline.prefetch(itertools.chain([raw], feed), run.put) as batches:
         stalled = batches.stall_seconds
         for step in range(first, config.steps):

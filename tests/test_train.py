@@ -109,6 +109,20 @@ def test_help_lists_the_keys_of_a_config_and_a_missing_config_is_an_error():
     assert code == 2 and "--config is missing" in error
 
 
+@pytest.mark.quick
+def test_checking_a_config_touches_no_device():
+    """A pod's processes meet after the config is checked, and they cannot once a backend is up."""
+    program = """
+from jax._src import xla_bridge
+from ssljax import config
+for path in {paths!r}:
+    config.build(config.load(path))
+assert not xla_bridge.backends_are_initialized()
+"""
+    code, _, error = command("-c", program.format(paths=[str(path) for path in CONFIGS]))
+    assert code == 0, error
+
+
 def test_two_processes_of_four_devices_give_the_losses_of_one_of_eight(tmp_path):
     """The same command, `launch/local_multiprocess.sh 2 4`, and a single process with eight devices: batches, losses, all of it."""
     words = ["--config", f"{SIMCLR}:data=plain", "--shrink"]

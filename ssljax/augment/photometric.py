@@ -2,19 +2,20 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-GREY = jnp.array([0.299, 0.587, 0.114])  # ITU-R 601 luma, as Pillow and torchvision
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601 luma, as Pillow and torchvision
 # RGB <-> YIQ: a turn of the IQ plane is a turn of hue at constant luma.
-_YIQ = jnp.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], np.float32)
 
 
 def colour_matrix(saturation, turn, grey):
     """3x3 matrix M with pixels @ M.T: saturation factor, hue turn (1 is a whole circle) and greyscale (0 or 1) in one."""
-    to_grey = jnp.tile(GREY, (3, 1))
+    to_grey = np.tile(GREY, (3, 1))
     saturate = saturation * jnp.eye(3) + (1 - saturation) * to_grey
     cos, sin = jnp.cos(2 * jnp.pi * turn), jnp.sin(2 * jnp.pi * turn)
     rotate = jnp.array([[1.0, 0.0, 0.0], [0.0, cos, -sin], [0.0, sin, cos]])
-    hue = jnp.linalg.inv(_YIQ) @ rotate @ _YIQ
+    hue = np.linalg.inv(_YIQ) @ rotate @ _YIQ
     matrix = hue @ saturate
     return jnp.where(grey, to_grey @ matrix, matrix)
 

@@ -71,8 +71,8 @@ def test_blur_is_a_gaussian():
 
     x = np.random.default_rng(0).random((32, 5))
     got = np.float64(photometric.blur_matrix(32, 1.3)) @ x
-    expected = gaussian_filter1d(x, 1.3, axis=0, mode="constant", truncate=10) / gaussian_filter1d(np.ones_like(x), 1.3, axis=0,
-                                                                                                     mode="constant", truncate=10)  # fmt: skip
+    inside = dict(axis=0, mode="constant", truncate=10)
+    expected = gaussian_filter1d(x, 1.3, **inside) / gaussian_filter1d(np.ones_like(x), 1.3, **inside)
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 

@@ -1,6 +1,6 @@
 """DINO with multi-crop on scenes/photo: minutes on two CPU cores.
 
-python -m ssljax.train --config configs/dino_vit_scenes.py --workdir runs/dino
+python -m ssljax.train --config configs/dino_resnet_scenes.py --workdir runs/dino
 
 Expect (label: photograph): kNN >= 0.05 above the same encoder at random within 5 minutes, teacher entropy neither 0 nor maximal.
 """
@@ -15,7 +15,7 @@ COLOUR = dict(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.5, grey=0.3)
 
 
 def get_config(arg=""):
-    a = c.parse(arg, data="photo", batch=64, steps=500)
+    a = c.parse(arg, data="photo", batch=128, steps=500)
     return c.make(
         steps=a.steps,
         batch=a.batch,
@@ -25,7 +25,7 @@ def get_config(arg=""):
             warmup_teacher_temperature=0.04,
             ema=0.99,
             freeze_last_layer_steps=50,
-            encoder=dict(name="vit", image_size=32, patch_size=4, width=96, depth=4, heads=3, mlp_dim=192, pool="cls"),
+            encoder=dict(name="resnet", stages=(1, 1, 1), bottleneck=False, width=16, stem="small"),
             head=dict(name="dino_head", hidden=128, bottleneck=64, out=256, layers=3),
         ),
         data=dict(
@@ -37,7 +37,7 @@ def get_config(arg=""):
             "crops": dict(count=4, size=16, scale=(0.1, 0.4), **COLOUR),
         },
         optim=dict(
-            name="adamw", clip_norm=3.0, lr=dict(kind="cosine", peak=1e-3, warmup_steps=50, final=1e-5),
+            name="adamw", clip_norm=3.0, lr=dict(kind="cosine", peak=3e-3, warmup_steps=50, final=1e-5),
             weight_decay=dict(kind="cosine", peak=0.04, final=0.4),
         ),
         evals=dict(every=250),

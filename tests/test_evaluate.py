@@ -1,0 +1,60 @@
+"""evaluate.py, through its own front door: a checkpoint, nothing else, gives a table and a report."""
+
+import json
+import sys
+
+import pytest
+
+from ssljax import cli, evaluate
+from ssljax import config as configs
+from ssljax.errors import UserError
+from ssljax.train import train
+from tests.conftest import METHODS
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
+    evaluate.FLAGS.unparse_flags()
+    evaluate.main(sys.argv)
+
+
+def test_a_checkpoint_gives_a_table_and_a_report(tmp_path, monkeypatch, capsys):
+    config = configs.shrink(configs.load(METHODS["siglip"]))
+    config.evals.every = 2  # the online evaluators run as well
+    train(config, tmp_path / "siglip")
+    logged = [json.loads(line) for line in (tmp_path / "siglip" / "metrics.jsonl").read_text().splitlines()]
+    assert any("knn_top1" in line for line in logged) and any("loss" in line for line in logged)
+
+    report, results = tmp_path / "report.html", tmp_path / "results.json"
+    run(monkeypatch, "--checkpoint", str(tmp_path / "siglip"), "--report", str(report), "--results", str(results))
+    rows = {row["features"]: row for row in json.loads(results.read_text())}
+    assert set(rows) == {"raw pixels", "random encoder", "pretrained"}
+    for metric in ("knn_top1", "linear_top1"):
+        assert all(0 <= row[metric] <= 1 for row in rows.values())
+    assert 0 <= rows["pretrained"]["zeroshot_label"] <= 1
+    assert "pretrained" in capsys.readouterr().out
+    page = report.read_text()
+    for heading in ("Results", "Curves", "Augmented views", "Nearest neighbours", "Zero-shot", "RankMe"):
+        assert heading in page
+    online = [line["knn_top1"] for line in logged if "knn_top1" in line]
+    assert rows["pretrained"]["knn_top1"] == pytest.approx(online[-1], abs=1e-6)  # the same evaluators, the same numbers
+
+
+def test_wrong_checkpoints_and_evaluators_are_named(tmp_path, monkeypatch):
+    for words, says in (
+        (["--checkpoint", str(tmp_path / "nothing")], "nothing"),
+        (["--checkpoint", str(tmp_path)], "no complete checkpoint"),
+        ([], "--checkpoint is missing"),
+        (["--checkpoint", str(tmp_path), "--evals", "knnn"], "knnn"),
+    ):
+        with pytest.raises(UserError, match=says):
+            run(monkeypatch, *words)
+
+
+@pytest.mark.quick
+def test_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.command(evaluate.main)
+    assert stopped.value.code == 0
+    assert "--report" in capsys.readouterr().out
