@@ -283,11 +283,18 @@ def shrink(config):
         values["data"]["tokenizer"] = f"words:{tower['vocab_size']}"
     for i, group in enumerate(values["augment"].values()):
         group["size"] = side if i == 0 else patch  # the first group is the large one
-    values.update(steps=2, batch=8, accumulate=1, mesh={"data": -1, "fsdp": 1, "tensor": 1})
+    values.update(batch=8, accumulate=1, mesh={"data": -1, "fsdp": 1, "tensor": 1})
     values["log"] |= {"every": 1, "wandb": ""}
     values["evals"]["every"] = 0
-    for schedule in (values["optim"]["lr"], values["optim"]["weight_decay"]):
+    return with_steps(ml_collections.ConfigDict(values), 2)
+
+
+def with_steps(config, steps):
+    """The same run at another length, its warm-up and cool-down cut to half of it where they are longer."""
+    config = config.copy_and_resolve_references()
+    config.steps = steps
+    for schedule in (config.optim.lr, config.optim.weight_decay):
         for key in schedule:
             if key.endswith("_steps"):
-                schedule[key] = min(schedule[key], 1)
-    return ml_collections.ConfigDict(values)
+                schedule[key] = min(schedule[key], steps // 2)
+    return config

@@ -15,6 +15,8 @@ from absl import flags
 from ssljax import cli
 from ssljax.errors import UserError
 
+PICTURES = 4096  # of each split that are kept as pixels: for the raw-pixel baseline and the report
+
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("checkpoint", [], "workdirs of train.py (or their checkpoints folder), one or several", flag_values=FLAGS)
 flags.DEFINE_list(
@@ -30,8 +32,13 @@ flags.DEFINE_bool("distributed", False, "join the other processes of a TPU pod o
 
 
 def restore(directory, *, step=None, data="", label=""):
-    """-> dict: config, built, program, state (params and extra restored, the rest None), random (the same, untrained), source, test
-    source, tokenizer, step. Reads the config inside the checkpoint; only the names of the source are checked before devices are used."""
+    """Read a run of train.py back, from what the checkpoint itself says.
+
+    -> dict: "config", "built", "program", "state" (params and extra; no optimizer), "train" and "test" sources, "tokenizer", "step",
+    "raw" (a raw training batch, for pictures). Raises UserError for a directory without a checkpoint, a data set that is not there.
+    """
+    import jax
+
     from ssljax import checkpoint, inputs, program, sharding
     from ssljax import config as configs
     from ssljax.data import sources
@@ -45,6 +52,7 @@ def restore(directory, *, step=None, data="", label=""):
     config.data.source = data or config.data.source
     config.data.label = label or config.data.label
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.batch = -(-config.batch // jax.device_count()) * jax.device_count()
     built = configs.build(config)
     sources.check(config.data.source, built.data.train)
     sources.check(config.data.source, built.data.test)
@@ -53,18 +61,12 @@ def restore(directory, *, step=None, data="", label=""):
         sources.subset(sources.open(config.data.source, getattr(built.data, split)), getattr(built.evals, f"{split}_examples"))
         for split in ("train", "test")
     )
-    mesh = sharding.make_mesh({"data": -1}, batch=_divisible(config.batch))
+    mesh = sharding.make_mesh({"data": -1}, batch=config.batch)
     raw = next(inputs.train_batches(config, built, train, tokenizer, 0))
     run = program.make(config, built, mesh, raw, len(train))
     parts = checkpoints.restore_parts({"params": run.shapes.params, "extra": run.shapes.extra}, step)
     state = State(parts["params"], parts["extra"], None, None, None)
     return dict(config=config, built=built, program=run, state=state, train=train, test=test, tokenizer=tokenizer, step=step, raw=raw)
-
-
-def _divisible(batch):
-    import jax
-
-    return -(-batch // jax.device_count()) * jax.device_count()
 
 
 def say(text):
@@ -93,11 +95,12 @@ def rows_of(restored, evaluators, *, baselines=True):
         return {k: inputs.features(built, run, state, restored[k], tokenizer, images=images) for k in ("train", "test")}
 
     say(f"{restored['config'].method.name}: features of the checkpoint at step {restored['step']}")
-    trained = extract(restored["state"], images=max(len(restored["train"]), len(restored["test"])) if baselines else 512)
+    trained = extract(restored["state"], images=PICTURES)
     if baselines:
         say("judging raw pixels")
         frozen = [name for name in evaluators if name in ("knn", "linear")]
-        pixels = {k: {**split, "features": features.raw_pixels(split["image"])} for k, split in trained.items()}
+        pixels = {k: {key: v[:PICTURES] for key, v in split.items()} for k, split in trained.items()}
+        pixels = {k: {**split, "features": features.raw_pixels(split["image"])} for k, split in pixels.items()}
         judge("raw pixels", frozen, None, pixels["train"], pixels["test"], None)
         say("the same encoder at random")
         state = run.init()
@@ -166,7 +169,7 @@ def _neighbours(trained, names, queries=8, k=6):
     pick = np.linspace(0, len(test["image"]) - 1, queries).astype(int)
     similarity = np.asarray(features.unit_norm(test["features"][pick]) @ features.unit_norm(train["features"][:count]).T)
     nearest = np.argsort(-similarity, axis=1)[:, :k]
-    distances = 1.0 - np.take_along_axis(similarity, nearest, 1)
+    distances = np.maximum(1.0 - np.take_along_axis(similarity, nearest, 1), 0.0)
     out = dict(query=test["image"][pick], neighbours=train["image"][nearest], distances=distances)
     if "label" in test and names:
         spell = np.asarray(names)

@@ -54,9 +54,10 @@ def features(built, program, state, source, tokenizer, *, images=0):
 
     kinds = source.labels()
     label = label_of(built, source)
+    batch = -(-built.evals.batch // program.mesh.size) * program.mesh.size  # any number of devices
     batches = pipeline.eval_batches(
         source,
-        batch=built.evals.batch,
+        batch=batch,
         image_size=built.data.image_size,
         ratio=built.data.resize_ratio,
         label=label,
@@ -66,7 +67,7 @@ def features(built, program, state, source, tokenizer, *, images=0):
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    total = -(-len(source) // built.evals.batch)
+    total = -(-len(source) // batch)
     batches = tqdm(batches, f"features of {len(source)} pictures", total, unit="batch", leave=False, disable=None)  # None: on a terminal
     rows = extract(lambda batch: program.embed(state.params, state.extra, batch), batches, program.put, images=images)
     return label_columns(rows, kinds, label)

@@ -54,7 +54,7 @@ def run(path, argument, seed, steps=0):
 
     config = configs.load(path, argument)
     config.seed = seed
-    config.steps = steps or config.steps
+    config = configs.with_steps(config, steps) if steps else config
     built = configs.build(config)
     scenes, label = config.data.source.removeprefix("scenes/"), config.data.label
     tokenizer = inputs.make_tokenizer(built)
