@@ -50,7 +50,9 @@ def test_one_trace_in_twenty_steps_and_the_loss_falls(method_config):
     assert not [event for event in traces if "trace" in event or "compile" in event]
     assert program.step._cache_size() == 1
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type, x.sharding), state) == before
-    assert float(last["loss"]) < float(first["loss"])  # the same pictures twenty times: any method fits them better
+    assert float(last["loss"]) != float(first["loss"])
+    if "teacher" not in state.extra:  # the same pictures twenty times: whatever has no moving target fits them better
+        assert float(last["loss"]) < float(first["loss"])
     assert all(np.isfinite(float(v)) for v in last.values())
 
 
