@@ -87,6 +87,7 @@ def rows_of(restored, evaluators, *, baselines=True):
 
     def judge(title, names, state, train, test, tokenizer):
         numbers, reasons = inputs.judge(names, built, run, state, source, train, test, tokenizer)
+        numbers.pop("linear_regulariser", None)  # how the probe was fitted, not what the features are worth
         rows.append({"features": title, **numbers})
         if title == "pretrained":
             notes.extend(f"{name}: {reason}" for name, reason in reasons.items())
@@ -112,14 +113,11 @@ def rows_of(restored, evaluators, *, baselines=True):
 
 
 def print_table(title, rows):
-    """The rows on the terminal, one column a metric."""
-    hidden = ("run", "features", "linear_regulariser")
-    columns = list(dict.fromkeys(k for row in rows for k in row if k not in hidden))
-    widths = [max(len(c), 7) for c in columns]
-    print(f"\n{title}\n{'':16}" + "  ".join(c.rjust(w) for c, w in zip(columns, widths, strict=True)))
-    for row in rows:
-        cells = [(f"{row[c]:.3f}" if c in row else "-").rjust(w) for c, w in zip(columns, widths, strict=True)]
-        print(f"{row['features']:16}" + "  ".join(cells))
+    """The rows on the terminal: one line a metric, one column each of raw pixels, random encoder, pretrained."""
+    metrics = list(dict.fromkeys(k for row in rows for k in row if k != "features"))
+    print(f"\n{title}\n{'':32}" + "".join(row["features"].rjust(16) for row in rows))
+    for metric in metrics:
+        print(f"{metric:32}" + "".join((f"{row[metric]:.3f}" if metric in row else "-").rjust(16) for row in rows))
 
 
 def run_report(name, folder, restored, rows, notes, trained):

@@ -97,7 +97,7 @@ def train(config, workdir, *, profile=None):
         throughput.pause()
 
     # ----------------------------------------------------------------------------------------------------------- the loop
-    last = {}
+    last, shown = {}, {}
     pending = collections.deque()  # bounds how far the host runs ahead of the devices
     bar.write("compiling the train step")
     with pipeline.prefetch(itertools.chain([raw], feed), run.put) as batches:
@@ -117,7 +117,8 @@ def train(config, workdir, *, profile=None):
             if done % built.log.every == 0 or done == config.steps:
                 writer.write(done, {**last, **rates})
             _halt_if_not_finite(writer.latest, config.nan)
-            bar.update(done, {**writer.latest, **rates}, throughput.eta(config.steps))
+            shown |= {**writer.latest, **rates}  # an evaluation's line has no loss: the last one stands
+            bar.update(done, shown, throughput.eta(config.steps))
             if window and done == window[1]:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
@@ -130,7 +131,7 @@ def train(config, workdir, *, profile=None):
     # ---------------------------------------------------------------------------------------------------------------- end
     checkpoints.close()
     writer.close()
-    bar.update(max(config.steps, first), writer.latest)
+    bar.update(max(config.steps, first), {**shown, **writer.latest})
     bar.close()
     if first >= config.steps:
         say(f"nothing to do: {checkpoints.directory} is at step {first} of {config.steps}; raise --config.steps to go on")
