@@ -83,7 +83,8 @@ def test_views_of_an_example_do_not_depend_on_its_batch(method_config):
     config, _, program = program_of(method_config, "1")
     raw = raw_batch(config)
     order = np.arange(config.batch)[::-1]
-    straight, reversed_ = program.augment(raw), program.augment({k: v[order] for k, v in raw.items()})
+    augment = jax.jit(program.augment)
+    straight, reversed_ = augment(raw), augment({k: v[order] for k, v in raw.items()})
     for name in config.augment:
         np.testing.assert_array_equal(np.asarray(straight[name]), np.asarray(reversed_[name])[order])
 

@@ -88,7 +88,7 @@ def test_solarize_inverts_the_bright_half_and_probabilities_are_per_view():
 
 def test_host_crops_and_device_crops_reach_the_same_photometrics():
     groups = {"views": Group(count=2, size=8, brightness=0.4), "crops": Group(count=3, size=4)}
-    make = augment.make(groups, seed=1, mean=(0.5,) * 3, std=(0.5,) * 3)
+    make = jax.jit(augment.make(groups, seed=1, mean=(0.5,) * 3, std=(0.5,) * 3))
     ids = {"id": np.arange(4, dtype=np.int32), "epoch": np.zeros(4, np.int32), "valid": np.ones(4, bool)}
     host = make({"views": np.zeros((4, 2, 8, 8, 3), np.uint8), "crops": np.zeros((4, 3, 4, 4, 3), np.uint8), **ids})
     device = make({"image": np.zeros((4, 16, 16, 3), np.uint8), **ids})
