@@ -71,7 +71,7 @@ def start_distributed(asked):
     import jax
 
     coordinator = os.environ.get("SSLJAX_COORDINATOR")
-    patience = dict(heartbeat_timeout_seconds=10, shutdown_timeout_seconds=15)  # by default a dead peer is waited for minutes
+    patience = dict(heartbeat_timeout_seconds=20, shutdown_timeout_seconds=120)  # a dead peer is noticed soon, a slow one waited for
     if coordinator:
         count, index = int(os.environ["SSLJAX_NUM_PROCESSES"]), int(os.environ["SSLJAX_PROCESS_ID"])
         jax.distributed.initialize(coordinator, count, index, **patience)
