@@ -160,14 +160,13 @@ def run_report(name, folder, restored, rows, notes, trained):
 
 def _neighbours(trained, names, queries=8, k=6):
     """Arguments of `report.nearest_neighbours`: test pictures and the training pictures nearest to them by cosine."""
-    from ssljax.evals import features
+    from ssljax.evals import knn
 
     train, test = trained["train"], trained["test"]
     count = len(train["image"])
     pick = np.linspace(0, len(test["image"]) - 1, queries).astype(int)
-    similarity = np.asarray(features.unit_norm(test["features"][pick]) @ features.unit_norm(train["features"][:count]).T)
-    nearest = np.argsort(-similarity, axis=1)[:, :k]
-    distances = np.maximum(1.0 - np.take_along_axis(similarity, nearest, 1), 0.0)
+    similarity, nearest = knn.neighbours(train["features"][:count], test["features"][pick], k=k)
+    distances = np.maximum(1.0 - similarity, 0.0)
     out = dict(query=test["image"][pick], neighbours=train["image"][nearest], distances=distances)
     if "label" in test and names:
         spell = np.asarray(names)

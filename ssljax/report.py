@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ssljax import metrics
+
 # A figure is at most so many rows; the page is to be looked at, not to hold the data set.
 MAX_ROWS = 8
 
@@ -155,13 +157,7 @@ def read_metrics(source) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     A step written twice, as after a restart, counts as written last.
     """
     if isinstance(source, (str, os.PathLike)):
-        records = []
-        with open(source, encoding="utf-8") as f:
-            for line in f:
-                try:
-                    records.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue
+        records = metrics.read(source)
     else:
         records = source
     points: dict[str, dict[int, float]] = {}
