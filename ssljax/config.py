@@ -64,7 +64,8 @@ TOP = {
     "seed": (0, "all randomness comes from this"),
     "steps": (1000, "optimizer steps"),
     "batch": (256, "global batch"),
-    "accumulate": (1, "take the batch in so many parts, one after the other"),
+    "accumulate": (1, "take the batch in so many parts, one after the other, each with a loss of its own"),
+    "microbatch": (0, "examples that are encoded at a time, under a loss over the whole batch; 0: all. Less memory, a third more compute"),
     "nan": ("halt", "what a non-finite loss does: halt"),
 }
 FREE = {
@@ -78,7 +79,7 @@ def make(*, method, optim, augment, data=None, **rest):
     """The ConfigDict of a run from the parts that a config file states; all other keys take their defaults.
 
     method: {"name": ..., fields}. optim: {"name", "lr": schedule, "weight_decay": schedule or number, ..., optimizer's own}.
-    augment: {group: fields of augment.Group}. rest: seed, steps, batch, accumulate, mesh, sharding, log, checkpoint, evals.
+    augment: {group: fields of augment.Group}. rest: seed, steps, batch, accumulate, microbatch, mesh, sharding, log, checkpoint, evals.
     """
     known = {**TOP, **FREE, **SECTIONS}
     fields.check_keys(rest, known, "", "a config")
@@ -198,6 +199,9 @@ def build(config):
             raise UserError(f"config.{key}={values[key]}: expected at least 1")
     if values["batch"] % values["accumulate"]:
         raise UserError(f"config.batch={values['batch']} does not divide by config.accumulate={values['accumulate']}")
+    part = values["batch"] // values["accumulate"]
+    if values["microbatch"] < 0 or (values["microbatch"] and part % values["microbatch"]):
+        raise UserError(f"config.microbatch={values['microbatch']}: expected 0, or a number that divides the {part} examples of a part")
     sharding.check_axes(values["mesh"])
     sections = {k: fields.build(c, values[k], k) for k, c in SECTIONS.items() if k != "optim"}
     if sections["data"].crop not in ("host", "device"):
@@ -283,7 +287,7 @@ def shrink(config):
         values["data"]["tokenizer"] = f"words:{tower['vocab_size']}"
     for i, group in enumerate(values["augment"].values()):
         group["size"] = side if i == 0 else patch  # the first group is the large one
-    values.update(batch=8, accumulate=1, mesh={"data": -1, "fsdp": 1, "tensor": 1})
+    values.update(batch=8, accumulate=1, microbatch=0, mesh={"data": -1, "fsdp": 1, "tensor": 1})
     values["log"] |= {"every": 1, "wandb": ""}
     values["evals"]["every"] = 0
     return with_steps(ml_collections.ConfigDict(values), 2)

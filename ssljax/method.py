@@ -120,29 +120,58 @@ def init_state(method, tx, rng, batch):
 
 
 # -------------------------------------------------------------------------------------------------------------- the step
-def make_train_step(method, tx, schedules, augment, *, accumulate=1):
+def _parts(batch, count):
+    """Leaves (B, ...) -> (count, B / count, ...). Part i takes every count-th row, so that each device keeps its own rows."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch)
+
+
+def _whole(parts):
+    """The inverse of `_parts`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), parts)
+
+
+def whole_batch_loss(method, microbatch):
+    """`method.loss` with the encoders run on `microbatch` examples at a time and the objective on all (GradCache, Gao et al. 2021).
+
+    Its value and gradient are those of the whole batch; only encodings are kept, and encoders run a second time for the gradient.
+    What encoders draw at random (dropout, masks) and batch statistics belong to a microbatch. microbatch=0: all at once.
+    """
+
+    def loss(params, extra, batch, rng, s):
+        count = jax.tree.leaves(batch)[0].shape[0] // microbatch
+
+        def encode(extra, chunk):
+            part, i = chunk
+            encodings, extra = method.encode(params, extra, part, jax.random.fold_in(rng, i), s)
+            return extra, encodings
+
+        extra, encodings = jax.lax.scan(jax.checkpoint(encode), extra, (_parts(batch, count), jnp.arange(count)))
+        return method.objective(params, extra, _whole(encodings), batch, s)
+
+    return loss if microbatch else method.loss
+
+
+def make_train_step(method, tx, schedules, augment, *, accumulate=1, microbatch=0):
     """-> train_step(state, batch) -> (state, metrics), to be jitted with the state donated.
 
     accumulate: the batch is taken in that many parts, one after the other, and their gradients averaged. A loss over pairs sees
-    the pairs of its part only.
+    the pairs of its part only. microbatch: see `whole_batch_loss`, where it sees all.
     """
+    value_and_grad = jax.value_and_grad(whole_batch_loss(method, microbatch), has_aux=True)
 
     def gradients(state, extra, batch, rng, s):
-        value_and_grad = jax.value_and_grad(method.loss, has_aux=True)
         (loss, (extra, metrics)), grads = value_and_grad(state.params, extra, augment(batch), rng, s)
         return extra, grads, {"loss": loss, **metrics}
 
     def accumulated(state, batch, rng, s):
-        # Part i takes every accumulate-th row, so that each device keeps its own rows.
-        parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0), batch)
-
         def one(carry, part):
             extra, total, i = carry
             extra, grads, metrics = gradients(state, extra, part, jax.random.fold_in(rng, i), s)
             return (extra, jax.tree.map(jnp.add, total, grads), i + 1), metrics
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
-        (extra, total, _), metrics = jax.lax.scan(one, (state.extra, zeros, jnp.zeros((), jnp.int32)), parts)
+        start = (state.extra, zeros, jnp.zeros((), jnp.int32))
+        (extra, total, _), metrics = jax.lax.scan(one, start, _parts(batch, accumulate))
         return extra, jax.tree.map(lambda g: g / accumulate, total), jax.tree.map(lambda m: m.mean(0), metrics)
 
     def train_step(state, batch):

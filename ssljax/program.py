@@ -82,7 +82,12 @@ def make(config, built, mesh, raw, examples):
     layout = sharding.state_shardings(shapes, mesh, config.sharding)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
     batch_layout = jax.sharding.NamedSharding(mesh, sharding.BATCH)
-    train_step = method.make_train_step(built.method, tx, plans, augmentation, accumulate=config.accumulate)
+    if config.microbatch % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        raise UserError(
+            f"config.microbatch={config.microbatch} does not divide over data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} devices"
+        )
+    parts = dict(accumulate=config.accumulate, microbatch=config.microbatch)
+    train_step = method.make_train_step(built.method, tx, plans, augmentation, **parts)
 
     def embed(params, extra, batch):
         batch = {k: v for k, v in batch.items() if k in ("image", "text")}

@@ -80,6 +80,7 @@ def test_an_override_that_cannot_be_is_named(key, text, says):
         (dict(augment={"views": dict(count=2, blur=(0.1, 0.2, 0.3))}), "config.augment.views.blur"),
         (dict(stepz=3), "config.stepz.*did you mean 'steps'"),
         (dict(batch=10, accumulate=3), "does not divide by config.accumulate"),
+        (dict(batch=12, accumulate=2, microbatch=4), "config.microbatch=4.*divides the 6 examples"),
     ],
 )
 def test_a_config_file_that_cannot_be_is_named(change, says):

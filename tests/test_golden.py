@@ -24,10 +24,11 @@ pytestmark = pytest.mark.quick
 
 INDEX = pathlib.Path(os.environ.get("SSLJAX_GOLDEN") or pathlib.Path(__file__).parent / "golden")
 INDEX = INDEX if INDEX.suffix == ".json" else INDEX / "index.json"
-AT_LEAST = 64  # covered entries of the default folder: to lose one is a failure, not a line in a list
+AT_LEAST = 68  # covered entries of the default folder: to lose one is a failure, not a line in a list
 
 # Arrays of a covered entry that are not compared, since no function of ours returns them; the summary names them.
-NOT_COMPARED = {"rankme": {"singular_values"}}  # an intermediate of the score, which is compared
+# Intermediates of the score and of the loss, which are compared.
+NOT_COMPARED = {"rankme": {"singular_values"}, "unicl": {"i2t", "t2i"}}
 
 
 class NotCovered(Exception):
@@ -148,11 +149,44 @@ def mocov3(entry):
     h = settings(entry["hyper_parameters"], "temperature")
     arrays(entry, "q1", "q2", "k1", "k2")
 
-    def half(q, k):
-        q, k = losses.normalise(q), losses.normalise(k)
-        return 2 * h.temperature * losses.info_nce(q, k, temperature=h.temperature)
+    def function(q1, q2, k1, k2):
+        q1, q2, k1, k2 = map(losses.normalise, (q1, q2, k1, k2))
+        first = 2 * h.temperature * losses.info_nce(q1, k2, temperature=h.temperature)
+        return {"loss": losses.moco_v3(q1, q2, k1, k2, temperature=h.temperature), "first_half": first}
 
-    return lambda q1, q2, k1, k2: {"loss": half(q1, k2) + half(q2, k1), "first_half": half(q1, k2)}
+    return function
+
+
+@adapter("dcl", "dclw")
+def dcl(entry):
+    h = settings(entry["hyper_parameters"], "temperature", sigma=None)
+    arrays(entry, "z0", "z1")
+    return lambda z0, z1: {"loss": losses.dcl(losses.normalise(z0), losses.normalise(z1), **h._asdict())}
+
+
+@adapter("unicl")
+def unicl(entry):
+    settings(entry["hyper_parameters"])
+    arrays(entry, "image_features", "text_features", "labels", "logit_scale")
+
+    return lambda image_features, text_features, labels, logit_scale: {
+        "loss": losses.unicl(image_features, text_features, labels, logit_scale)
+    }
+
+
+@adapter("distill_clip")
+def distill_clip(entry):
+    settings(entry["hyper_parameters"])
+    teacher = ("dist_image_features", "dist_text_features", "dist_logit_scale")
+    arrays(entry, "image_features", "text_features", "logit_scale", *teacher)
+
+    def function(image_features, text_features, logit_scale, dist_image_features, dist_text_features, dist_logit_scale):
+        student = (image_features, text_features, logit_scale)
+        contrastive = losses.clip_softmax(*student)
+        distill = losses.distill_clip(*student, dist_image_features, dist_text_features, dist_logit_scale)
+        return {"contrastive": contrastive, "distill": distill, "loss": contrastive + distill}
+
+    return function
 
 
 @adapter("npair")

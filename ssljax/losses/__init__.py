@@ -4,14 +4,18 @@ checkpoints.
 
 from ssljax.losses.contrastive import (
     clip_softmax,
+    dcl,
+    distill_clip,
     enqueue,
     info_nce,
+    moco_v3,
     multi_positive,
     normalise,
     nt_xent,
     pair_nt_xent,
     similarities,
     supcon,
+    unicl,
 )
 from ssljax.losses.masked import mae, mae_target, patchify, random_masking, unpatchify
 from ssljax.losses.selfdistill import dino, entropy, entropy_of_mean, update_centre
@@ -19,13 +23,16 @@ from ssljax.losses.sigmoid import siglip
 
 __all__ = [
     "clip_softmax",
+    "dcl",
     "dino",
+    "distill_clip",
     "enqueue",
     "entropy",
     "entropy_of_mean",
     "info_nce",
     "mae",
     "mae_target",
+    "moco_v3",
     "multi_positive",
     "normalise",
     "nt_xent",
@@ -35,6 +42,7 @@ __all__ = [
     "siglip",
     "similarities",
     "supcon",
+    "unicl",
     "unpatchify",
     "update_centre",
 ]

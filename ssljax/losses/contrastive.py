@@ -1,25 +1,24 @@
 """Softmax contrastive losses.
 
-No function here normalises its inputs: the caller does (`normalise`) where similarities should be cosines. Arrays
-are global and of any float dtype; logits and losses are float32, and the loss is a mean. Gradients flow into every
-array given: a method that wants constant keys or targets stops them itself.
+No function here normalises its inputs: the caller does (`normalise`) where similarities should be cosines. Arrays are
+global and of any float dtype: float32 is multiplied in full precision, bfloat16 summed in float32. Losses are float32, and
+the mean over the batch. Gradients flow into every array given, temperatures and scales included: a method that wants
+constant keys or targets stops them itself, which saves their part of the work.
 
-`impl="dense"` holds the whole matrix of logits and is the definition that reads like the paper; "auto" picks the
-best there is.
+Every loss takes `impl`:
+    "dense"   the definition, with the whole matrix of logits in memory
+    "stream"  never more of it than a block (`pairs`, `streaming`): on any mesh, O(B D / devices) memory
+    "grid"    the same on a two-dimensional grid of devices: less traffic, more memory
+    "auto"    streams, but keeps the logits for the gradient where a device's share of them is at most 64 MiB
+and raises UserError for another word, and where the devices of the mesh do not divide the batch.
 """
 
 import jax
 import jax.numpy as jnp
 
 from ssljax.errors import UserError
-
-IMPLEMENTATIONS = ("auto", "dense")
-
-
-def check_impl(impl):
-    """Raises UserError unless `impl` is one of IMPLEMENTATIONS."""
-    if impl not in IMPLEMENTATIONS:
-        raise UserError(f"impl={impl!r}: this loss has {' and '.join(map(repr, IMPLEMENTATIONS))} (auto means dense)")
+from ssljax.losses import streaming
+from ssljax.losses.pairs import check_impl, count, dot, expected, lse, pair_sum, statistics, total
 
 
 def normalise(x, eps=1e-12):
@@ -30,9 +29,7 @@ def normalise(x, eps=1e-12):
 
 def similarities(x, y):
     """x (M, D), y (N, D) -> dot products (M, N) float32: in full precision for float32, bfloat16 summed in float32."""
-    if x.dtype == y.dtype == jnp.bfloat16:
-        return jnp.matmul(x, y.T, preferred_element_type=jnp.float32)
-    return jnp.matmul(x.astype(jnp.float32), y.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST)
+    return dot(x, y)
 
 
 def _at(mask, logits):
@@ -47,30 +44,105 @@ def clip_softmax(x, y, logit_scale, bias=0.0, *, impl="auto"):
     loss = (CE(rows, arange(B)) + CE(columns, arange(B))) / 2
 
     x, y: (B, D), row i of one belongs to row i of the other. logit_scale: the multiplier itself, not its logarithm.
-    bias: added to every logit; the softmax does not see it. -> float32 scalar. Raises UserError for an unknown `impl`.
+    bias: added to every logit; the softmax does not see it. -> float32 scalar.
     """
     check_impl(impl)
-    logits = logit_scale * similarities(x, y) + bias  # (B, B)
-    rows, columns = jax.nn.logsumexp(logits, axis=1), jax.nn.logsumexp(logits, axis=0)
-    return jnp.mean((rows + columns) / 2 - _at(jnp.eye(len(x), dtype=bool), logits))
+    if impl == "dense":
+        logits = logit_scale * similarities(x, y) + bias  # (B, B)
+        rows, columns = jax.nn.logsumexp(logits, axis=1), jax.nn.logsumexp(logits, axis=0)
+        return jnp.mean((rows + columns) / 2 - _at(jnp.eye(len(x), dtype=bool), logits))
+    (rows, positives), (columns,) = statistics(
+        x, y, logit_scale, rows=(lse("all"), total("same")), columns=(lse("all"),), impl=impl
+    )  # fmt: skip
+    return jnp.mean((rows.over(positives) + columns.over(positives)) / 2)
+
+
+def unicl(x, y, labels, logit_scale, *, impl="auto"):
+    """CLIP with several positives: all images and texts of one label belong together (UniCL, Yang et al. 2022, equations 1 to 4).
+
+    target_ij = [labels_i == labels_j] / their number in row i;  loss = (CE(logits, target) + CE(logits.T, target)) / 2
+
+    x, y: (B, D). labels: int (B,); pairs with no label of their own get one each. -> float32 scalar. Equal to CLIP where all differ.
+    """
+    check_impl(impl)
+    if impl == "dense":
+        logits = logit_scale * similarities(x, y)
+        targets = (labels[:, None] == labels[None, :]).astype(jnp.float32)
+        targets = targets / targets.sum(1, keepdims=True)
+        return -jnp.mean(jnp.sum(targets * (jax.nn.log_softmax(logits, 1) + jax.nn.log_softmax(logits.T, 1)), axis=1)) / 2
+    asked = (lse("all"), total("matches"), count("matches"))
+    rows, columns = statistics(x, y, logit_scale, rows=asked, columns=asked, labels=labels, impl=impl)
+    return jnp.mean(sum(every.over(sums / counts) for every, sums, counts in (rows, columns))) / 2
+
+
+def distill_clip(x, y, logit_scale, teacher_x, teacher_y, teacher_logit_scale, *, impl="auto"):
+    """A student's similarities learn a teacher's (OpenCLIP's distillation; interactive learning of TinyCLIP, Wu et al. 2023).
+
+    teacher = teacher_logit_scale * teacher_x @ teacher_y.T;  student = logit_scale * x @ y.T       # (B, B)
+    loss = (CE(student, softmax(teacher)) + CE(student.T, softmax(teacher.T))) / 2, cross entropy with soft targets
+
+    x, y: (B, D). teacher_x, teacher_y: (B, E); stop their gradient, unless the teacher learns too. -> float32 scalar.
+    """
+    check_impl(impl)
+    teacher = (teacher_logit_scale * teacher_x.astype(jnp.float32), teacher_y.astype(jnp.float32))
+    if impl == "dense":
+        student, teacher = logit_scale * similarities(x, y), similarities(*teacher)
+        entropies = [-jnp.sum(jax.nn.softmax(teacher, k) * jax.nn.log_softmax(student, k), axis=k) for k in (0, 1)]
+        return jnp.mean(sum(entropies)) / 2
+    asked = (lse("all"), expected())
+    rows, columns = statistics(x, y, logit_scale, rows=asked, columns=asked, teacher=teacher, impl=impl)
+    return jnp.mean(sum(every.over(mean) for every, mean in (rows, columns))) / 2
 
 
 def info_nce(q, k, *, temperature, queue=None, impl="auto"):
-    """One-directional InfoNCE, queries against keys (MoCo, He et al. 2020, eq. 1; MoCo v3, Chen et al. 2021, Alg. 1).
+    """One-directional InfoNCE, queries against keys (MoCo, He et al. 2020, eq. 1).
 
     without a queue: loss_i = -log( e(q_i, k_i) / sum_j e(q_i, k_j) ),  e(a, b) = exp(a . b / temperature)
     with a queue:    loss_i = -log( e(q_i, k_i) / (e(q_i, k_i) + sum_n e(q_i, queue_n)) )
 
-    q, k: (B, D). queue: (K, D), one negative a row. MoCo v3 multiplies this by 2 * temperature. -> float32 scalar.
-    Raises UserError for an unknown `impl`.
+    q, k: (B, D). queue: (K, D), one negative a row, any K. -> float32 scalar.
     """
     check_impl(impl)
-    if queue is None:
+    if queue is None and impl == "dense":
         logits = similarities(q, k) / temperature  # (B, B)
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - _at(jnp.eye(len(q), dtype=bool), logits))
+    if queue is None:
+        (keys, positives), _ = statistics(q, k, 1 / temperature, rows=(lse("all"), total("same")), impl=impl)
+        return jnp.mean(keys.over(positives))
     positives = jnp.sum(q.astype(jnp.float32) * k.astype(jnp.float32), axis=-1) / temperature  # (B,)
-    negatives = jax.nn.logsumexp(similarities(q, queue) / temperature, axis=1)  # (B,)
+    if impl == "dense":
+        negatives = jax.nn.logsumexp(similarities(q, queue) / temperature, axis=1)  # (B,)
+    else:
+        (negatives,), _ = _against_queue(q, queue, temperature, impl)
+        negatives = negatives.value
     return jnp.mean(jax.nn.softplus(negatives - positives))
+
+
+def _against_queue(q, queue, temperature, impl):
+    """Log-sum-exps over a queue that the devices need not divide: it is padded with rows that wear the queries' label."""
+    layout = streaming.layout_of(q)
+    padding = -len(queue) % layout.size if layout else 0
+    if not padding:
+        return statistics(q, queue, 1 / temperature, rows=(lse("all"),), impl=impl)
+    labels = jnp.zeros(len(q), jnp.int32), (jnp.arange(len(queue) + padding) < len(queue)).astype(jnp.int32)
+    queue = jnp.pad(queue, ((0, padding), (0, 0)))
+    return statistics(q, queue, 1 / temperature, rows=(lse("negatives"),), labels=labels, impl=impl)
+
+
+def moco_v3(q0, q1, k0, k1, *, temperature, impl="auto"):
+    """Two views, each the other's query and key (MoCo v3, Chen et al. 2021, Algorithm 1, ctr(q1, k2) + ctr(q2, k1)).
+
+    loss = 2 * temperature * (info_nce(q0, k1) + info_nce(q1, k0))
+
+    q0, q1, k0, k1: (B, D), normalised by the caller, the keys from the momentum encoder and constant. -> float32 scalar.
+    """
+    halves = info_nce(q0, k1, temperature=temperature, impl=impl), info_nce(q1, k0, temperature=temperature, impl=impl)
+    return 2 * temperature * sum(halves)
+
+
+def _image_of_row(z0, z1):
+    """-> int (2B,): the image of each row of concat(z0, z1)."""
+    return jnp.tile(jnp.arange(len(z0), dtype=jnp.int32), 2)
 
 
 def nt_xent(z0, z1, *, temperature, impl="auto"):
@@ -80,16 +152,46 @@ def nt_xent(z0, z1, *, temperature, impl="auto"):
     loss_i = -log( e(z_i, z_i') / sum_{j != i} e(z_i, z_j) ), z_i' the other view; mean over all 2B anchors
 
     z0, z1: (B, D), normalised by the caller, row i of both from one image. -> float32 scalar.
-    Raises UserError for an unknown `impl`.
     """
     check_impl(impl)
-    batch = z0.shape[0]
-    z = jnp.concatenate([z0, z1])  # (2B, D)
-    logits = similarities(z, z) / temperature  # (2B, 2B)
-    itself = jnp.eye(2 * batch, dtype=bool)
-    positives = _at(jnp.roll(itself, batch, axis=1), logits)  # (2B,)
-    others = jnp.where(itself, -jnp.inf, logits)
-    return jnp.mean(jax.nn.logsumexp(others, axis=1) - positives)
+    if impl == "dense":
+        z, image = jnp.concatenate([z0, z1]), _image_of_row(z0, z1)
+        logits = similarities(z, z) / temperature  # (2B, 2B)
+        itself = jnp.eye(len(z), dtype=bool)
+        positives = _at((image[:, None] == image[None, :]) & ~itself, logits)  # (2B,)
+        others = jnp.where(itself, -jnp.inf, logits)
+        return jnp.mean(jax.nn.logsumexp(others, axis=1) - positives)
+    asked, image = (lse("others"), total("positives")), jnp.arange(len(z0), dtype=jnp.int32)
+    (others, positives), _ = statistics((z0, z1), None, 1 / temperature, rows=asked, labels=image, impl=impl)
+    return jnp.mean(others.over(positives))
+
+
+def dcl(z0, z1, *, temperature, sigma=None, impl="auto"):
+    """Decoupled contrastive loss: NT-Xent without the positive in the denominator (Yeh et al. 2022, equations 6 and 7).
+
+    loss_i = -w_i z_i . z_i' / temperature + log sum_{j of other images} e(z_i, z_j);  mean over all 2B anchors
+    w = 1, or with sigma (DCLW, von Mises-Fisher weights) 2 - B softmax over the batch of (z0_i . z1_i / sigma), constant
+
+    z0, z1: (B, D), normalised by the caller, row i of both from one image. -> float32 scalar.
+    """
+    check_impl(impl)
+    if impl == "dense":
+        z, image = jnp.concatenate([z0, z1]), _image_of_row(z0, z1)
+        logits = similarities(z, z) / temperature
+        same = image[:, None] == image[None, :]
+        positives = _at(same & ~jnp.eye(len(z), dtype=bool), logits)
+        negatives = jax.nn.logsumexp(jnp.where(same, -jnp.inf, logits), axis=1)
+        return jnp.mean(negatives - _von_mises_fisher(positives * temperature, sigma) * positives)
+    asked, image = (lse("negatives"), total("positives")), jnp.arange(len(z0), dtype=jnp.int32)
+    (negatives, positives), _ = statistics((z0, z1), None, 1 / temperature, rows=asked, labels=image, impl=impl)
+    return jnp.mean(negatives.over(_von_mises_fisher(positives, sigma) * positives))
+
+
+def _von_mises_fisher(similarity, sigma):
+    """similarity (2B,) of every anchor and its positive, twice each -> weights (2B,)."""
+    if sigma is None:
+        return 1.0
+    return jax.lax.stop_gradient(2.0 - len(similarity) * jax.nn.softmax(similarity / sigma))
 
 
 def _by_label(z, labels, temperature, anchors=None):
@@ -116,14 +218,19 @@ def supcon(z, labels, *, temperature, anchors=None, impl="auto"):
     z: (N, D), views stacked along the rows. labels: int (N,); rows of one label are positives of each other.
     The mean runs over the anchors that have a positive. anchors: only the first so many rows are anchors, while all
     rows are contrasted (default: all). The paper's code multiplies this by temperature / 0.07. -> float32 scalar.
-    Raises UserError for an unknown `impl`.
     """
     check_impl(impl)
+    if impl != "dense":
+        asked = (lse("others"), total("positives"), count("positives"))
+        x, y, pair = (z, None, labels) if anchors is None else (z[:anchors], z, (labels[:anchors], labels))
+        (others, sums, counts), _ = statistics(x, y, 1 / temperature, rows=asked, labels=pair, impl=impl)
+        losses = jnp.where(counts > 0, others.over(sums / jnp.maximum(counts, 1)), 0.0)
+        return jnp.sum(losses) / jnp.maximum(jnp.sum(counts > 0), 1)
     logits, positives, others = _by_label(z, labels, temperature, anchors)
     log_p = logits - _masked_logsumexp(logits, others)[0][:, None]  # (A, N)
-    count = jnp.sum(positives, axis=1)  # (A,)
-    losses = -jnp.sum(jnp.where(positives, log_p, 0.0), axis=1) / jnp.maximum(count, 1)
-    return jnp.sum(losses) / jnp.maximum(jnp.sum(count > 0), 1)
+    counts = jnp.sum(positives, axis=1)  # (A,)
+    losses = -jnp.sum(jnp.where(positives, log_p, 0.0), axis=1) / jnp.maximum(counts, 1)
+    return jnp.sum(losses) / jnp.maximum(jnp.sum(counts > 0), 1)
 
 
 def multi_positive(z, labels, *, temperature, impl="auto"):
@@ -132,9 +239,13 @@ def multi_positive(z, labels, *, temperature, impl="auto"):
     loss_i = -log( sum_{p positive of i} e(z_i, z_p) / sum_{a != i} e(z_i, z_a) )
 
     z: (N, D). labels: int (N,). The mean runs over the anchors that have a positive. -> float32 scalar.
-    Raises UserError for an unknown `impl`.
     """
     check_impl(impl)
+    if impl != "dense":
+        asked = (lse("others"), lse("positives"), count("positives"))
+        (others, positives, counts), _ = statistics(z, None, 1 / temperature, rows=asked, labels=labels, impl=impl)
+        losses = others.over(positives.max) - positives.log_sum
+        return jnp.sum(jnp.where(counts > 0, losses, 0.0)) / jnp.maximum(jnp.sum(counts > 0), 1)
     logits, positives, others = _by_label(z, labels, temperature)
     numerator, some = _masked_logsumexp(logits, positives)
     denominator, _ = _masked_logsumexp(logits, others)
@@ -146,9 +257,15 @@ def pair_nt_xent(z, labels, *, temperature, impl="auto"):
 
     loss_ip = -log( e(z_i, z_p) / (e(z_i, z_p) + sum_{n of another label} e(z_i, z_n)) ), mean over ordered pairs (i, p)
 
-    z: (N, D). labels: int (N,). -> float32 scalar, 0 where there is no pair. Raises UserError for an unknown `impl`.
+    z: (N, D). labels: int (N,). -> float32 scalar, 0 where there is no pair.
     """
     check_impl(impl)
+    if impl != "dense":
+        asked = (lse("negatives"), count("negatives"), count("positives"))
+        (negatives, others, pairs), _ = statistics(z, None, 1 / temperature, rows=asked, labels=labels, impl=impl)
+        offset = jnp.where(others > 0, -negatives.value, 1e30)  # without negatives, a pair costs nothing
+        losses = pair_sum(z, z, 1 / temperature, offset, positives="positives", count="positives", labels=labels, impl=impl)
+        return losses / jnp.maximum(jnp.sum(pairs), 1)
     logits, positives, others = _by_label(z, labels, temperature)
     negatives, some = _masked_logsumexp(logits, others & ~positives)
     losses = jnp.where(some[:, None], jax.nn.softplus(negatives[:, None] - logits), 0.0)
