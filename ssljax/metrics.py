@@ -184,7 +184,7 @@ def _equation_flops(equation):
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
     if name == "conv_general_dilated":
         return _conv_flops(equation)
-    inner = [_jaxpr_flops(jaxpr) for jaxpr in _subjaxprs(params)]
+    inner = [_jaxpr_flops(jaxpr) for jaxpr in subjaxprs(params)]
     if name == "cond":
         return max(inner)
     return sum(inner) * _repeats(name, params)
@@ -201,7 +201,7 @@ def _repeats(name, params):
     return 1
 
 
-def _subjaxprs(params):
+def subjaxprs(params):
     """The jaxprs among an equation's parameters, bare or closed, alone or in a tuple."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

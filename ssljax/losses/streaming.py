@@ -50,9 +50,18 @@ class Layout:
         return lax.axis_index(self.axes)
 
     def send(self, tree, target):
-        """Every device's tree to device target(index): one collective permute a leaf."""
+        """Every device's tree to device target(index). A collective is a rendezvous of all devices, so vectors go together as one."""
         pairs = [(i, target(i)) for i in range(self.size)]
-        return jax.tree.map(lambda a: lax.ppermute(a, self.axes, pairs) if a.size else a, tree)
+        move = lambda a: lax.ppermute(a, self.axes, pairs) if a.size else a  # noqa: E731
+        leaves, structure = jax.tree.flatten(tree)
+        vectors = [i for i, leaf in enumerate(leaves) if leaf.ndim == 1 and leaf.dtype.itemsize == 4]
+        if len(vectors) > 1:
+            bits = jnp.stack([lax.bitcast_convert_type(leaves[i], jnp.int32) for i in vectors])
+            moved = dict(zip(vectors, move(bits), strict=True))
+            out = [lax.bitcast_convert_type(moved[i], leaf.dtype) if i in moved else move(leaf) for i, leaf in enumerate(leaves)]
+        else:
+            out = [move(leaf) for leaf in leaves]
+        return jax.tree.unflatten(structure, out)
 
 
 def layout_of(*arrays):
