@@ -228,7 +228,7 @@ def statistics(x, y, scale, *, rows, columns=(), labels=None, teacher=None, impl
     """Statistics of logits = scale * x @ y.T, without holding them. -> list for the rows, list for the columns.
 
     x: (N, D). y: (M, D), or None for x with itself, where the matrix is symmetric and only `rows` are asked for; x may then be a
-    tuple of V views of N examples, whose V N rows are those of view 0, view 1, ... scale: not 0.
+    tuple of V views of N examples, and the statistics are of its V N rows in no promised order. scale: not 0.
     rows, columns: tuples of `lse`, `total`, `count`, each of a mask of MASKS, and `expected`. labels: int (N,) or a pair of
     them, (N,) and (M,), for masks that compare labels. teacher: (N, E), (M, E) for `expected`. Rows are numbered 0, 1, ...
     on each side. Gradients flow into x, y, scale and teacher. Raises UserError where the devices do not divide N and M.
@@ -243,8 +243,7 @@ def statistics(x, y, scale, *, rows, columns=(), labels=None, teacher=None, impl
     if half and devices % 2 == 0 and n // devices % 2:
         if len(views) > 1:  # one set of an even number of rows on each device
             z = jnp.stack(views, axis=1).reshape(-1, d)
-            found, _ = statistics(z, None, scale, rows=rows, labels=jnp.repeat(labels, len(views)), impl=impl)
-            return jax.tree.map(lambda s: s.reshape(n, -1).T.reshape(-1) if s.ndim else s, found), []
+            return statistics(z, None, scale, rows=rows, labels=jnp.repeat(labels, len(views)), impl=impl)
         y, columns, half = x, (), False  # half a ring wants halves of equal size: here the whole matrix is formed
     xl, yl = labels if isinstance(labels, tuple) else (labels, labels)
     own = tuple(_attributes(n, xl, view) for view in range(len(views)))
@@ -491,9 +490,9 @@ def pair_sum(x, y, scale, offset, *, positives="same", count="all", labels=None,
     layout = streaming.layout_of(x, y)
     streaming.check_divides(layout, x=len(x), y=len(y))
     _, schedule = _plan(impl, len(x), len(y), x.shape[1], x.dtype, layout, half=False)
-    plan = PairPlan(positives if targets is None else None, count, schedule, (x.dtype, y.dtype))
-    offset = jnp.broadcast_to(jnp.asarray(offset, _wide(x)), (len(x),))
-    return _pair_sum(plan, x, y, jnp.asarray(scale, _wide(x)), offset, own, visit)
+    scale, offset = jnp.asarray(scale, _wide(x)), jnp.asarray(offset, _wide(x))
+    plan = PairPlan(positives if targets is None else None, count, schedule, offset.ndim == 0, (x.dtype, y.dtype))
+    return _pair_sum(plan, x, y, scale, offset, own, visit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -503,6 +502,7 @@ class PairPlan:
     positives: str | None
     count: str
     schedule: str
+    one_offset: bool
     dtypes: tuple  # of x and y
 
     def losses(self, logits, a, b, fresh):
@@ -540,7 +540,7 @@ def _visit_pairs(plan, x, y, scale, offset, own, visit, wants):
     rows, columns, _ = streaming.sweep(
         block,
         {"scale": scale},
-        {"z": x, "offset": offset, **own},
+        {"z": x, "offset": jnp.broadcast_to(offset, (len(x),)), **own},
         {"z": y, **visit},
         rows | _gradient_specs(x, "x" in wants, "scale" in wants),
         _gradient_specs(y, "y" in wants, False),
@@ -565,7 +565,8 @@ def _pair_sum_backward(plan, residuals, cotangent):
     dx, dy = times(cotangent * scale, "x"), times(cotangent * scale, "y")
     dx, dy = (None if g is None else g.astype(dtype) for g, dtype in zip((dx, dy), plan.dtypes, strict=True))
     dscale = None if gradients["products"] is None else cotangent * jnp.sum(gradients["products"])
-    return dx, dy, dscale, times(cotangent, "offset"), None, None
+    doffset = times(cotangent, "offset")
+    return dx, dy, dscale, jnp.sum(doffset) if plan.one_offset and doffset is not None else doffset, None, None
 
 
 _pair_sum.defvjp(_pair_sum_forward, _pair_sum_backward, symbolic_zeros=True)

@@ -68,8 +68,10 @@ def layout_of(*arrays):
     """-> Layout, or None where there is one device, no mesh, or the caller is inside `shard_map` already."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        placed = [a.sharding for a in arrays if isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer)]
-        meshes = [s.mesh for s in placed if isinstance(s, NamedSharding)]
+        arrays = [a for a in arrays if isinstance(a, jax.Array)]
+        traced = any(isinstance(a, jax.core.Tracer) for a in arrays)  # what is traced knows its devices' mesh, but not the devices
+        placed = [jax.typeof(a).sharding if traced else a.sharding for a in arrays]
+        meshes = [s.mesh for s in placed if isinstance(s, NamedSharding) and not s.mesh.empty]
         if not meshes:
             return None
         mesh = meshes[0]
@@ -374,8 +376,10 @@ def sweep(block, shared, own, visit, rows, columns, *, kept=None, combine=add, s
         out = local(shared, own, visit, jax.tree.map(lambda a: a[0], kept))
         return out[0], out[1], jax.tree.map(lambda a: a[None], out[2])
 
-    split = PartitionSpec(layout.axes)
-    return jax.shard_map(
-        on_device, mesh=layout.mesh, in_specs=(PartitionSpec(), split, split, split), out_specs=split, check_vma=False
-    )(shared, own, visit, kept)
+    whole, split = PartitionSpec(), PartitionSpec(layout.axes)
+    args = [(shared, whole), (own, split), (visit, split), (kept, split)]
+    if AxisType.Explicit in layout.mesh.axis_types:  # where the axes are the user's to place, nothing is placed behind the back
+        args = [(jax.tree.map(lambda a, spec=spec: jax.reshard(a, NamedSharding(layout.mesh, spec)), tree), spec) for tree, spec in args]
+    values, specs = zip(*args, strict=True)
+    return jax.shard_map(on_device, mesh=layout.mesh, in_specs=specs, out_specs=split, check_vma=False)(*values)
 

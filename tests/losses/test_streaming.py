@@ -120,13 +120,23 @@ def test_one_row_a_device():
         jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-6), got, expected)
 
 
-def test_the_mesh_may_be_that_of_the_arrays():
-    """Outside of jit and of set_mesh: sharded arrays say where they are, and the ring runs there."""
-    sharding = NamedSharding(mesh_of(data=8), PartitionSpec("data"))
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_the_mesh_may_be_that_of_the_arrays(kind):
+    """Outside of set_mesh, under jit, sharded arrays say where they are, and the ring runs there."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    x, y = (jax.device_put(a, NamedSharding(mesh, PartitionSpec("data"))) for a in (X, Y))
+    loss = jax.jit(jax.value_and_grad(lambda a, b: losses.clip_softmax(a, b, SCALE, impl="stream"), (0, 1)))
+    assert "ppermute" in str(loss.trace(x, y).jaxpr)
+    got, expected = loss(x, y), dense("clip_softmax")
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-6)
+    for g, e in zip(got[1], expected[1][:2], strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-5, atol=1e-7)
+
+
+def test_eagerly_on_the_devices_of_the_arrays():
+    sharding = NamedSharding(mesh_of(data=2), PartitionSpec("data"))
     x, y = jax.device_put(X, sharding), jax.device_put(Y, sharding)
-    program = jax.make_jaxpr(lambda a, b: losses.clip_softmax(a, b, SCALE, impl="stream"))(x, y)
-    assert "ppermute" not in str(program)  # traced arrays have no place, and there is no mesh: one device's program
-    assert streaming.layout_of(x, y).size == 8
+    assert streaming.layout_of(x, y).size == 2
     np.testing.assert_allclose(losses.clip_softmax(x, y, SCALE, impl="stream"), dense("clip_softmax")[0], rtol=1e-6)
 
 
