@@ -8,7 +8,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ssljax.augment import geometry, photometric
+from ssljax.augment import geometry, photometric, policies
+from ssljax.errors import UserError
 from ssljax.fields import arg
 
 
@@ -29,7 +30,35 @@ class Group:
     grey: float = arg(0.0, "probability of greyscale")
     blur: tuple = arg((0.0,), "probability of a Gaussian blur")
     sigma: tuple = arg((0.1, 2.0), "standard deviation of the blur: least, most, in pixels of a 224-pixel view")
+    kernel: float = arg(23.0, "width of the blur's kernel, in pixels of a 224-pixel view")
     solarize: tuple = arg((0.0,), "probability of inverting the pixels above one half")
+    posterize: tuple | float = arg((0.0,), "probability of keeping only the highest bits of every value")
+    posterize_bits: int = arg(4, "bits that posterize keeps, 1 to 8")
+    equalize: tuple | float = arg((0.0,), "probability of equalizing the histogram of every channel")
+    autocontrast: tuple | float = arg((0.0,), "probability of stretching every channel to the whole range")
+    invert: tuple | float = arg((0.0,), "probability of inverting all values")
+    sharpen: tuple | float = arg((0.0,), "probability of a change of sharpness")
+    sharpen_factor: float = arg(2.0, "0: smoothed, 1: as it is, 2: sharpened")
+    rand_augment: tuple = arg((0, 9), "RandAugment: operations a view (0: none), magnitude")
+    rand_augment_law: str = arg("torchvision", "torchvision (14 operations, magnitude 0 to 30) or timm (15, 0 to 10, m-mstd0.5-inc1)")
+    auto_augment: bool = arg(False, "AutoAugment's ImageNet policies")
+    erase: tuple | float = arg((0.0,), "probability of erasing a random box")
+    erase_scale: tuple = arg((0.02, 0.33), "share of the view's area that is erased: least, most")
+    erase_ratio: tuple = arg((0.3, 3.3), "height / width of the erased box: least, most")
+    erase_noise: bool = arg(False, "erase with Gaussian noise instead of the mean colour")
+
+    def __post_init__(self):
+        """Raises UserError for what cannot be; `blur` and `solarize` are checked where the group's name is known, in config.py."""
+        for key in ("posterize", "equalize", "autocontrast", "invert", "sharpen", "erase"):
+            value = getattr(self, key)
+            value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+            number = all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in value)
+            if not number or len(value) not in (1, self.count):
+                raise UserError(f"config.augment: {key}={getattr(self, key)!r}: expected one probability or {self.count}, one a view")
+            object.__setattr__(self, key, value)
+        if not 1 <= self.posterize_bits <= 8:
+            raise UserError(f"config.augment: posterize_bits={self.posterize_bits}: expected 1 to 8")
+        policies.check(self.rand_augment, self.rand_augment_law)
 
 
 def make(groups, *, seed, mean, std):
@@ -53,10 +82,15 @@ def make(groups, *, seed, mean, std):
                 image = batch["image"].astype(jnp.float32) / 255.0
                 cut = jax.vmap(lambda k, x, g=group: geometry.random_resized_crop(k, x, g), in_axes=(0, None))
                 views = jax.vmap(cut)(crop_keys, image)
-            chances = {k: _per_view(getattr(group, k), group.count) for k in ("jitter", "grey", "blur", "solarize")}
+            chances = {k: _per_view(getattr(group, k), group.count) for k in photometric.CHANCES}
             colour = jax.vmap(lambda k, x, p, g=group: photometric.apply(k, x, g, p))  # over the views
             views = jax.vmap(colour, in_axes=(0, 0, None))(colour_keys, views, chances)
-            out[name] = normalise(views, mean, std)
+            views = normalise(views, mean, std)
+            if any(group.erase):
+                erase_keys = jax.vmap(jax.vmap(lambda k: jax.random.fold_in(k, 2)))(view_keys)  # beside the two of the split
+                erase = jax.vmap(lambda k, x, p, g=group: geometry.erase(k, x, g, p))
+                views = jax.vmap(erase, in_axes=(0, 0, None))(erase_keys, views, _per_view(group.erase, group.count))
+            out[name] = views
         return out
 
     return augment

@@ -1,4 +1,4 @@
-"""Crop, resize and flip of an image that is already on the device: two small matrix products a view."""
+"""Crop, resize and flip of an image that is already on the device: two small matrix products a view. Boxes to erase."""
 
 import jax
 import jax.numpy as jnp
@@ -41,3 +41,35 @@ def random_resized_crop(key, image, group):
     columns = resize_matrix(left, w, width, group.size)
     columns = jnp.where(jax.random.uniform(flip_key) < group.flip, columns[::-1], columns)
     return jnp.einsum("yh,hwc,xw->yxc", rows, image, columns, precision="highest")
+
+
+def erase_box(key, height, width, scale, ratio):
+    """RandomErasing's law (Zhong et al. 2017; torchvision): of ten draws of area and log-uniform height / width, the first smaller than
+    the image, whole pixels, at a uniform place. -> top, left, bottom, right, int32; an empty box if none of the ten fits.
+    """
+    r = jax.random.split(key, 3)
+    area = height * width * jax.random.uniform(r[0], (10,), minval=scale[0], maxval=scale[1])
+    aspect = jnp.exp(jax.random.uniform(r[1], (10,), minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])))
+    h, w = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
+    fits = (h < height) & (w < width)
+    first = jnp.argmax(fits)
+    h, w = jnp.where(fits.any(), h[first], 0), jnp.where(fits.any(), w[first], 0)
+    at = jax.random.uniform(r[2], (2,))
+    top, left = jnp.floor(at[0] * (height - h + 1)), jnp.floor(at[1] * (width - w + 1))
+    return [side.astype(jnp.int32) for side in (top, left, top + h, left + w)]
+
+
+def inside(box, height, width):
+    """bool (height, width, 1): which pixels lie in a box of top, left, bottom, right."""
+    top, left, bottom, right = box
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    return ((rows >= top) & (rows < bottom) & (columns >= left) & (columns < right))[..., None]
+
+
+def erase(key, x, group, chance):
+    """RandomErasing of one normalised view (S, S, 3), as the reference recipes order it: 0 is the mean colour, noise is N(0, 1) a value."""
+    chance_key, box_key, noise_key = jax.random.split(key, 3)
+    height, width, _ = x.shape
+    box = erase_box(box_key, height, width, group.erase_scale, group.erase_ratio)
+    value = jax.random.normal(noise_key, x.shape) if group.erase_noise else 0.0
+    return jnp.where(inside(box, height, width) & (jax.random.uniform(chance_key) < chance), value, x)
