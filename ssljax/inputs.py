@@ -1,12 +1,14 @@
 """From a checked config to what the entries feed to a program: tokenizer, training batches, evaluators' features."""
 
+import pathlib
+
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from ssljax.errors import UserError
 
-GENERIC_PROMPTS = ("a photo of a {}", "{}")
+CAPTIONS = 10_000  # of a source, evenly spread, that a bpe:V:SOURCE tokenizer is trained on
 
 
 def make_tokenizer(built):
@@ -17,8 +19,8 @@ def make_tokenizer(built):
     if tower is None:
         return None
     if not built.data.tokenizer or not built.data.caption:
-        raise UserError("the method has a text tower: set config.data.tokenizer (bytes or words:V) and config.data.caption (a field)")
-    tokenizer = text.make(built.data.tokenizer, tower.length)
+        raise UserError(f"the method has a text tower: set config.data.tokenizer ({text.SPECS}) and config.data.caption (a field)")
+    tokenizer = text.make(built.data.tokenizer, tower.length, captions=_captions(built.data.tokenizer, built.data.caption))
     if tokenizer.vocab_size > tower.vocab_size:
         raise UserError(
             f"config.data.tokenizer={built.data.tokenizer!r} has {tokenizer.vocab_size} ids, "
@@ -27,10 +29,33 @@ def make_tokenizer(built):
     return tokenizer
 
 
-def train_batches(config, built, source, tokenizer, start_step):
-    """This process's rows of the raw global batches from `start_step` on."""
-    from ssljax.data import pipeline
+def _captions(spec, field):
+    """The captions that a bpe:V:SOURCE tokenizer is trained on; None for the others. SOURCE is in the spec so that ids do not change with
+    the data a checkpoint is judged on."""
+    from ssljax.data import sources
 
+    kind, _, rest = spec.partition(":")
+    name = rest.partition(":")[2]
+    if kind != "bpe" or not name:
+        return None
+    # The embedded data straight from its recipe: no TensorFlow, and a quarter of it says every word.
+    source = sources.scenes(name.rpartition("/")[2], "train", 2048) if name.startswith("scenes/") else sources.open(name, "train")
+    if field not in source.fields or source.fields[field].kind != "text":
+        texts = [key for key, value in source.fields.items() if value.kind == "text"]
+        raise UserError(f"config.data.tokenizer={spec!r}: {name!r} has no text {field!r}; it has {', '.join(texts) or 'none'}")
+    ids = np.linspace(0, len(source) - 1, min(len(source), CAPTIONS)).astype(int)
+    return [record[field] for record in source.__getitems__(ids)]
+
+
+def train_batches(config, built, source, tokenizer, start_step, workdir=None):
+    """This process's rows of the raw global batches from `start_step` on, a `pipeline.Batches`.
+
+    Broken images are counted in its `bad` and listed in workdir/bad_examples.jsonl (of process P > 0: bad_examples_P.jsonl).
+    """
+    from ssljax.data import bad, pipeline
+
+    process = jax.process_index()
+    path = None if workdir is None else pathlib.Path(workdir) / f"bad_examples{f'_{process}' if process else ''}.jsonl"
     return pipeline.train_batches(
         source,
         batch=config.batch,
@@ -41,8 +66,10 @@ def train_batches(config, built, source, tokenizer, start_step):
         image_size=built.data.image_size,
         tokenizer=tokenizer,
         text_key=built.data.caption,
-        process_index=jax.process_index(),
+        process_index=process,
         process_count=jax.process_count(),
+        threads=built.data.threads,
+        bad=bad.BadExamples(path, built.data.bad_share),
     )
 
 
@@ -66,6 +93,7 @@ def features(built, program, state, source, tokenizer, *, images=0):
         text_key=built.data.caption,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        threads=built.data.threads,
     )
     total = -(-len(source) // batch)
     batches = tqdm(batches, f"features of {len(source)} pictures", total, unit="batch", leave=False, disable=None)  # None: on a terminal
@@ -92,12 +120,14 @@ def class_names(source):
     return {kind: list(source.fields[kind].classes) for kind in source.labels()}
 
 
-def prompts(source):
-    """{kind of label: templates} for zero-shot: those of the embedded data, or two that suit any noun."""
+def prompts(source, name=""):
+    """{kind of label: templates} for zero-shot: the set of data/prompts.py called `name`, or else those of the embedded data, or two that
+    suit any noun."""
+    from ssljax.data import prompts as sets
     from ssljax.data import scenes_recipe
 
-    own = scenes_recipe.PROMPTS.get(source.name.rpartition("/")[2], {})
-    return {kind: list(own.get(kind, GENERIC_PROMPTS)) for kind in source.labels()}
+    own = {} if name else scenes_recipe.PROMPTS.get(source.name.rpartition("/")[2], {})
+    return {kind: list(own.get(kind, sets.named(name or "generic"))) for kind in source.labels()}
 
 
 def text_embedder(program, state, tokenizer):

@@ -162,6 +162,32 @@ def test_resize_is_bilinear_with_antialiasing(tf, size):
     assert np.abs(got.astype(int) - want).max() <= 1
 
 
+def bilinear(image, size):
+    """Independent float64 bilinear, half-pixel centres, edges repeated."""
+    for axis, n in enumerate(size):
+        at = (np.arange(n) + 0.5) * image.shape[axis] / n - 0.5
+        low = np.floor(at)
+        weight = (at - low).reshape([-1 if a == axis else 1 for a in range(3)])
+        low, high = (np.clip(low + k, 0, image.shape[axis] - 1).astype(int) for k in (0, 1))
+        image = image.take(low, axis) * (1 - weight) + image.take(high, axis) * weight
+    return image
+
+
+def reduced(image, size):
+    """What a view is: sides more than 2.25 times too long are halved, then bilinear."""
+    half = tuple((side + 1) // 2 if side > 2.25 * n else side for side, n in zip(image.shape, size, strict=False))
+    return bilinear(bilinear(image.astype(np.float64), half), size)
+
+
+def test_views_do_not_alias(tf):
+    stripes = np.zeros((96, 96, 3), np.uint8)
+    stripes[:, ::2] = 255  # the finest detail there is: reduced by three or five it is grey, unless columns are skipped
+    for size in (32, 19):
+        got = pipeline._resize_fast(tf, tf.constant(stripes), [size, size], tf.constant(True)).numpy()[:, 2:-2]
+        assert np.abs(got - 127.5).max() < 10
+        assert np.ptp(bilinear(stripes.astype(float), (size, size))) > 100
+
+
 @pytest.mark.parametrize("encoding", ["png", "jpeg", "array"])
 def test_views_are_the_boxes_resized_and_flipped(tf, encoding):
     image = smooth(60, 80)
@@ -176,7 +202,7 @@ def test_views_are_the_boxes_resized_and_flipped(tf, encoding):
     corners, sizes, flips = (x.numpy() for x in pipeline._boxes(tf, seed, tf.constant([60, 80]), group))
     assert 0 < flips.sum() < 8
     for view, (top, left), (h, w), flip in zip(views, corners, sizes, flips, strict=True):
-        want = np.asarray(Image.fromarray(image[top : top + h, left : left + w]).resize((16, 16), Image.Resampling.BILINEAR))
+        want = reduced(image[top : top + h, left : left + w], (16, 16))
         error = np.abs(view.astype(int) - (want[:, ::-1] if flip else want))
         assert error.max() <= (6 if encoding == "jpeg" else 1)  # a partial decode differs at its rim, where chroma is interpolated
 
@@ -358,6 +384,32 @@ def test_prefetch_counts_the_wait():
     ahead = pipeline.prefetch(slow(), lambda x: x)
     threading.Timer(0.1, gate.set).start()
     assert next(ahead) == 1 and 0.05 < ahead.stall_seconds < 10
+
+
+@quick
+def test_prefetch_says_which_stage_it_waits_for(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(pipeline, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: now[0])}))
+
+    def advance(seconds, value=None):
+        now[0] += seconds
+        return value
+
+    busy = {"read": 6.0, "decode": 2.0}  # seconds in all threads: only their ratio counts
+    ahead = pipeline.prefetch((advance(4.0, i) for i in range(5)), lambda x: advance(1.0, x), depth=9, busy=busy)
+    assert list(ahead) == [0, 1, 2, 3, 4]
+    assert ahead.stage_seconds == {"read": 15.0, "decode": 5.0, "transfer": 5.0}
+    assert ahead.blame(0.5) == pytest.approx({"stall_read": 0.3, "stall_decode": 0.1, "stall_transfer": 0.1})
+    assert sum(ahead.blame(0.5).values()) == 0.0  # nothing was done since
+
+
+def test_batches_measure_reading_and_decoding():
+    batches = pipeline.train_batches(jpegs(40), batch=8, seed=0, views=VIEWS)
+    first = next(batches)
+    assert "seconds" not in first and 0 < batches.busy["read"] < 60 and 0 < batches.busy["decode"] < 60
+    before = dict(batches.busy)
+    take(batches, 5)
+    assert all(batches.busy[stage] > before[stage] for stage in before)
 
 
 @quick

@@ -223,7 +223,7 @@ def test_images_too_many_to_hold_stay_encoded(prepared, monkeypatch):
     assert source.fields["image"].encoded and source.__getitems__([5])[0]["image"][:4] == b"\x89PNG"
 
 
-def test_tfrecord_is_read_into_memory_or_refused(tmp_path, monkeypatch):
+def test_tfrecord_is_read_into_memory_or_streamed(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(scenes_recipe, "COUNTS", FEW)
     from ssljax.data import scenes
@@ -232,8 +232,13 @@ def test_tfrecord_is_read_into_memory_or_refused(tmp_path, monkeypatch):
     source = sources.open("tfds:scenes/plain", "test")
     assert [int(r["digit"]) for r in source.__getitems__(range(12))] == scenes_recipe.make("plain", "test", 12)["digit"].tolist()
     monkeypatch.setattr(sources, "MEMORY_LIMIT", 100)
-    with pytest.raises(UserError, match="--file_format=array_record"):
-        sources.open("tfds:scenes/plain", "test")
+    stream = sources.open("tfds:scenes/plain", "test[25%:]")
+    assert len(stream) == 9 and "resume is approximate" in sources.resume_note(stream) and not sources.resume_note(source)
+    digits = [int(r["digit"]) for shard in stream.shards for r in shard.read(0)]
+    assert digits == scenes_recipe.make("plain", "test", 12)["digit"].tolist()[3:]
+    assert [int(r["digit"]) for r in stream.shards[0].read(4)] == digits[4:]
+    with pytest.raises(UserError, match="stream without random access"):
+        stream.__getitems__([0])
 
 
 def test_prepared_metadata_answers_check(prepared, monkeypatch):
