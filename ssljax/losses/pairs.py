@@ -264,11 +264,14 @@ def _plan(impl, n, m, d, dtype, layout, half):
     """-> whether the logits are kept, and the schedule."""
     devices = layout.size if layout else 1
     keep = impl == "auto" and 4 * n * m // devices // (2 if half else 1) <= KEEP_BYTES
-    if impl != "auto" or devices < 16 or half:
+    if impl != "auto" or devices == 1 or half:
         return keep, "grid" if impl == "grid" else "ring"
-    # A long ring is a matter of latency: take the grid where own rows, gathered, are no larger than kept logits might be.
-    gathered = layout.grid[1] * n // devices * d * (jnp.dtype(dtype).itemsize + 4)
-    return keep, "grid" if gathered <= KEEP_BYTES else "ring"
+    # A ring is a matter of latency: gather own rows, or as many as a grid asks for, where they and their accumulators are no
+    # larger than kept logits might be.
+    gathered = n // devices * d * (jnp.dtype(dtype).itemsize + 4)
+    if devices * gathered <= KEEP_BYTES:
+        return keep, "gather"
+    return keep, "grid" if devices >= 16 and layout.grid[1] * gathered <= KEEP_BYTES else "ring"
 
 
 @dataclasses.dataclass(frozen=True)

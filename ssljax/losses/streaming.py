@@ -7,6 +7,8 @@ rows; the other side's rows travel, together with what is being accumulated for 
            the other is under way. Memory of a device: 1.5 times its share of the visiting rows and of their accumulators.
     grid   devices form R x C; own rows are first gathered along C, the visitors then ring through R. Each device sends
            about (R + C) / P of what the ring sends, and holds C times the rows.
+    gather one all-gather of own rows and one reduce-scatter of what was gathered for them: for batches of which a device can
+           hold all encodings, the fewest messages.
     half   own rows against themselves: pair (i, j) is also pair (j, i), so blocks below the diagonal are never formed
            and the ring turns half way round.
 
@@ -50,18 +52,33 @@ class Layout:
         return lax.axis_index(self.axes)
 
     def send(self, tree, target):
-        """Every device's tree to device target(index). A collective is a rendezvous of all devices, so vectors go together as one."""
+        """Every device's tree to device target(index)."""
         pairs = [(i, target(i)) for i in range(self.size)]
-        move = lambda a: lax.ppermute(a, self.axes, pairs) if a.size else a  # noqa: E731
-        leaves, structure = jax.tree.flatten(tree)
-        vectors = [i for i, leaf in enumerate(leaves) if leaf.ndim == 1 and leaf.dtype.itemsize == 4]
-        if len(vectors) > 1:
-            bits = jnp.stack([lax.bitcast_convert_type(leaves[i], jnp.int32) for i in vectors])
-            moved = dict(zip(vectors, move(bits), strict=True))
-            out = [lax.bitcast_convert_type(moved[i], leaf.dtype) if i in moved else move(leaf) for i, leaf in enumerate(leaves)]
-        else:
-            out = [move(leaf) for leaf in leaves]
-        return jax.tree.unflatten(structure, out)
+        return _as_few(tree, lambda a, axis: lax.ppermute(a, self.axes, pairs) if a.size else a)
+
+    def gather(self, tree):
+        """Every device's rows on every device, in the devices' order."""
+        return _as_few(tree, lambda a, axis: lax.all_gather(a, self.axes, axis=axis, tiled=True))
+
+    def scatter(self, tree, combine):
+        """What every device has for all devices' rows, combined at their owners."""
+        if combine is None:  # sums
+            return jax.tree.map(lambda a: lax.psum_scatter(a, self.axes, tiled=True), tree)
+        parts = _as_few(tree, lambda a, axis: lax.all_to_all(a, self.axes, axis, axis, tiled=True))
+        parts = jax.tree.map(lambda a: a.reshape(self.size, -1, *a.shape[1:]), parts)
+        return functools.reduce(combine, [jax.tree.map(lambda a, k=k: a[k], parts) for k in range(self.size)])
+
+
+def _as_few(tree, move):
+    """move(array, axis of its rows) of every leaf, all vectors together as one: a collective is a rendezvous of all devices."""
+    leaves, structure = jax.tree.flatten(tree)
+    vectors = [i for i, leaf in enumerate(leaves) if leaf.ndim == 1 and leaf.dtype.itemsize == 4]
+    if len(vectors) < 2:
+        return jax.tree.unflatten(structure, [move(leaf, 0) for leaf in leaves])
+    bits = jnp.stack([lax.bitcast_convert_type(leaves[i], jnp.int32) for i in vectors])
+    moved = dict(zip(vectors, move(bits, 1), strict=True))
+    out = [lax.bitcast_convert_type(moved[i], leaf.dtype) if i in moved else move(leaf, 0) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(structure, out)
 
 
 def layout_of(*arrays):
@@ -272,6 +289,14 @@ def _grid(block, own, visit, rows, columns, kept, layout, combine):
     return combine(along(part), home), columns, out
 
 
+def _gathered(block, own, visit, rows, columns, kept, layout, combine):
+    """Everybody's own rows against the visitors at home, who go nowhere; own rows' accumulators back to their owners."""
+    everyone = layout.gather(own)
+    wide = jax.tree.map(lambda a: jnp.concatenate([a] * layout.size), rows)
+    wide, columns, out = _blockwise(block, everyone, visit, wide, columns, kept)
+    return layout.scatter(wide, combine), columns, out
+
+
 def _half_ring(block, own, rows, kept, layout, combine):
     """Own rows against themselves: the ring turns half way, and what was gathered for the visitors is sent straight home."""
     kept_home, kept_away, kept_last = kept if kept is not None else (None, None, None)
@@ -343,7 +368,7 @@ def sweep(block, shared, own, visit, rows, columns, *, kept=None, combine=add, s
     shared: arrays that every device holds whole. own, visit: dicts of arrays whose rows are split over the devices; with visit=None
     own may be a tuple of dicts, views of the same examples, which are never copied into one: rows is then a tuple as well.
     rows, columns: {name: (initial value, shape of a row)}, of `dtype`. combine(shared, p, q): how two partial accumulators become one.
-    schedule: "ring" or "grid".
+    schedule: "ring", "grid" or "gather".
     """
     layout = layout_of(*jax.tree.leaves((own, visit)))
     check_divides(layout, x=_length(own), **({} if visit is None else {"y": _length(visit)}))
@@ -365,6 +390,8 @@ def sweep(block, shared, own, visit, rows, columns, *, kept=None, combine=add, s
         gathered = start(columns, visit)
         if layout is None:
             return _blockwise(bound, own, visit, initial, gathered, kept)
+        if schedule == "gather":
+            return _gathered(bound, own, visit, initial, gathered, kept, layout, None if combine is add else merge)
         if schedule == "grid":
             return _grid(bound, own, visit, initial, gathered, kept, layout, merge)
         return _ring(bound, own, visit, initial, gathered, kept, layout, (layout.size, 1))

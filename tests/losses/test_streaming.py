@@ -105,9 +105,15 @@ def test_the_grid_is_the_ring(name, small_blocks):
     check(name, "grid", mesh_of(data=8))
 
 
-@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent"])
-def test_kept_logits_on_many_devices(name, small_blocks):
+@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent", "siglip", "info_nce, constant keys", "distill_clip"])
+def test_small_batches_are_gathered_and_their_logits_kept(name, small_blocks):
     check(name, "auto", mesh_of(data=8))
+
+
+@pytest.mark.parametrize("schedule", ["ring", "grid"])
+def test_kept_logits_travel_with_nothing(schedule, small_blocks, monkeypatch):
+    monkeypatch.setattr(pairs, "_plan", lambda *_, **__: (True, schedule))
+    check("clip_softmax", "auto", mesh_of(data=8))
 
 
 def test_one_row_a_device():
@@ -317,3 +323,6 @@ def test_budget_decides_what_is_kept(monkeypatch):
     assert pairs._plan("auto", 4096, 4096, 512, jnp.float32, None, False) == (True, "ring")  # 64 MiB, exactly the budget
     assert pairs._plan("auto", 4097, 4096, 512, jnp.float32, None, False) == (False, "ring")
     assert pairs._plan("stream", 8, 8, 8, jnp.float32, None, False) == (False, "ring")
+    eight = streaming.Layout(mesh_of(data=8), ("data",))
+    assert pairs._plan("auto", 16384, 16384, 512, jnp.float32, eight, False) == (False, "gather")  # 2 * 32 MiB
+    assert pairs._plan("auto", 16392, 16392, 512, jnp.float32, eight, False) == (False, "ring")
