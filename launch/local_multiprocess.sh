@@ -14,6 +14,7 @@ Train with several processes on this machine, each with its own fake CPU devices
 
 Process 0 writes here; the others write to temporary files, printed if a process fails. If one fails, all are ended and
 the exit code is the first failure's. SIGTERM and Ctrl-C are passed on to every process as SIGTERM; a second one kills.
+Exit code 75 is no failure: all have saved after the same step, and the same command goes on from there.
 PYTHON (default: the repository's .venv/bin/python if it is there, else python) names the interpreter.
 TEXT
 }
@@ -115,15 +116,15 @@ while ((${#running[@]})); do
     code=0
     wait "${running[$process]}" 2>/dev/null || code=$?
     unset "running[$process]"
-    if ((code != 0 && status == 0)); then
+    if ((code != 0 && (status == 0 || status == 75))); then
       status=$code failed=$process
-      [[ -n "$forwarded" ]] || end_all KILL
+      [[ -n "$forwarded" ]] || ((code == 75)) || end_all KILL # 75: told to stop, as the others are; they are saving as well
     fi
   done
   sleep 0.1
 done
 
-if ((status != 0)); then
+if ((status != 0 && status != 75)); then
   for ((id = 1; id < processes; id++)); do
     echo "---- process $id of $processes" >&2
     cat "$logs/$id" >&2

@@ -6,8 +6,21 @@ so that a checkpoint is readable without the classes that made it. A step is one
     directory/STEP/state/               the arrays (OCDBT), every process writes its shards
     directory/STEP/config/metadata      the run's config, JSON
     directory/STEP/info/metadata        what the caller adds: fingerprints, scores, JSON
+    directory/STEP/manifest.json        size and SHA-256 of each of these files
     directory/STEP/commit_success.txt   written last: without it the step does not exist
+    directory/scores.json               {step: number of the evaluation that `best` names}
+
+Process 0 writes the manifest when all processes have written and before the step is committed, in Orbax's own thread: so every step that
+exists has one, and a kill at any moment leaves no step half signed. A step without one comes from an older version: it is used, with
+a line that says it could not be verified.
 """
+
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +31,9 @@ from ssljax import trees
 from ssljax.errors import UserError
 
 COMMIT = "commit_success.txt"  # Orbax's own name, of AtomicityMode.COMMIT_FILE
+MANIFEST = "manifest.json"
+UNSIGNED = (COMMIT, MANIFEST, "_CHECKPOINT_METADATA")  # the last: times of day, which Orbax completes after all else
+DISK = r"No space left|RESOURCE_EXHAUSTED|Read-only|Permission denied|PERMISSION_DENIED|No such file|NOT_FOUND|quota|Input/output error"
 
 
 def exists(directory):
@@ -30,14 +46,15 @@ class Checkpoints:
     """The checkpoints of one run, in one directory. Every process of a run makes one and makes the same calls.
 
     directory: a local or gs:// path; made unless read_only.
-    keep: how many of the newest steps are kept.
+    keep: how many of the newest steps are kept. keep_every: those at its multiples are kept as well, for ever; 0: none.
+    best, keep_best: so many steps whose `score` in this number is highest are kept as well; "": none.
     every: `due(step)` is true at its multiples; None: never. `save` itself always saves.
     read_only: for evaluation: nothing in the directory is made, changed or deleted.
+    say: prints a line, of a damaged step or one that cannot be verified; by default process 0 prints it to stderr.
     """
 
-    def __init__(self, directory, *, keep=3, every=None, read_only=False):
+    def __init__(self, directory, *, keep=3, keep_every=0, best="", keep_best=1, every=None, read_only=False, say=None):
         import orbax.checkpoint as ocp
-        from orbax.checkpoint import checkpoint_managers
 
         if keep < 1:
             raise UserError(f"checkpoint.keep={keep}: at least 1 checkpoint must be kept")
@@ -46,6 +63,11 @@ class Checkpoints:
         self.directory = epath.Path(directory) if "://" in str(directory) else epath.Path(directory).resolve()
         self.every = every
         self._ocp = ocp
+        self._say = say or _tell
+        self._damages = {}  # step -> what is wrong with it, "" for nothing: of those looked at
+        self._fallen = []  # steps newer than the one that was read, damaged: the next save replaces them
+        self._saving = None
+        self._keep, self._keep_every, self._best, self._keep_best = keep, keep_every, best, keep_best
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoint: {self.directory} is not a directory")
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
@@ -57,13 +79,15 @@ class Checkpoints:
             registry.add(item, ocp.args.JsonRestore, json_handler)
         options = ocp.CheckpointManagerOptions(
             save_interval_steps=0 if read_only else 1,
-            preservation_policy=checkpoint_managers.LatestN(keep),
+            preservation_policy=self,  # `should_preserve`
+            async_options=ocp.AsyncOptions(post_finalization_callback=None if read_only else self._write_manifest),
             # The default on POSIX, rename, takes an empty directory named 7 for step 7; a commit file does not.
             atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
             create=not read_only,
             read_only=read_only,
         )
         try:
+            self._scores = self._read_scores()
             self._manager = ocp.CheckpointManager(self.directory, options=options, handler_registry=registry)
         except OSError as error:
             raise UserError(f"checkpoints cannot be kept in {self.directory}: {error}") from error
@@ -79,24 +103,78 @@ class Checkpoints:
 
         step: int. state: pytree of arrays (jax, numpy, typed PRNG keys); its buffers may be donated right after.
         config, extra: JSON-able dicts, read back by `config()` and `info()`. A step already saved is left as it is.
-        An error of an earlier save's writing surfaces here, in `wait` or in `close`.
+        An error of an earlier save's writing surfaces here, in `wait` or in `close`: UserError for a disk that is full, read-only or gone.
         """
         args = self._ocp.args
-        if step in self._manager.all_steps():
+        self.wait()
+        if not self.directory.is_dir():
+            raise UserError(f"{self.directory} is gone: step {step} was not saved; put it back, or start anew in another --workdir")
+        with self._disk(step):
+            while self._fallen:
+                self._manager.delete(self._fallen.pop())
+            if step in self._manager.all_steps():
+                return
+            self._saving = step
+            self._damages.pop(step, None)
+            self._manager.save(
+                step,
+                args=args.Composite(
+                    state=args.PyTreeSave(_to_dict(jax.tree.map(_raw, state))),
+                    config=args.JsonSave(config),
+                    info=args.JsonSave(extra or {}),
+                ),
+                force=True,  # Orbax would silently skip a step older than its latest
+            )
+
+    def score(self, step, numbers):
+        """Notes what an evaluation ({name: float}) said of `step`, for `best`. Raises UserError if it has no such number."""
+        if not self._best:
             return
-        self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.PyTreeSave(_to_dict(jax.tree.map(_raw, state))),
-                config=args.JsonSave(config),
-                info=args.JsonSave(extra or {}),
-            ),
-            force=True,  # Orbax would silently skip a step older than its latest
-        )
+        if self._best not in numbers:
+            raise UserError(f"config.checkpoint.best={self._best!r}: evaluations give {', '.join(sorted(numbers))}")
+        self._scores[step] = float(numbers[self._best])
+        if jax.process_index() == 0:
+            with self._disk(step):
+                self.directory.joinpath("scores.json").write_text(json.dumps({"name": self._best, "scores": self._scores}))
+
+    def should_preserve(self, checkpoints, *, context=None):
+        """Orbax's PreservationPolicy: which of these (ascending `.step`) are kept -> list of bool."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        scored = sorted((step for step in steps if step in self._scores), key=self._scores.get)
+        kept = {*steps[-self._keep :], *(scored[-self._keep_best :] if self._best else ())}
+        return [step in kept or bool(self._keep_every and step % self._keep_every == 0) for step in steps]
 
     def wait(self):
-        """Blocks until every save begun is on disk; raises what a save raised."""
-        self._manager.wait_until_finished()
+        """Blocks until every save begun is on disk, its manifest too; raises what a save raised."""
+        with self._disk(self._saving):
+            self._manager.wait_until_finished()
+
+    def _write_manifest(self):
+        """Orbax calls it in its thread, on process 0, between the last file of a step and the commit."""
+        folder = self.directory / str(self._saving)
+        (folder / MANIFEST).write_text(json.dumps({"step": self._saving, "files": _digests(folder)}, indent=1))
+
+    def _read_scores(self):
+        """Scores of an earlier start of this run, of the same number; a file that cannot be read is no reason to stop."""
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
+            stored = json.loads((self.directory / "scores.json").read_text())
+            if stored["name"] == self._best:
+                return {int(step): float(score) for step, score in stored["scores"].items()}
+        return {}
+
+    @contextlib.contextmanager
+    def _disk(self, step):
+        """What a disk does to a save becomes a UserError; a mistake of ours stays what it is."""
+        try:
+            yield
+        except Exception as error:
+            text = " ".join(str(error).split())
+            if not isinstance(error, OSError) and not re.search(DISK, text):
+                raise
+            raise UserError(
+                f"step {step} could not be saved in {self.directory}: {_short(text)}. Steps saved before it are as they were: make room, "
+                "then start the same command again"
+            ) from error
 
     def close(self):
         """`wait`, then lets go of the directory."""
@@ -106,9 +184,12 @@ class Checkpoints:
     # ---------------------------------------------------------------- reading
 
     def latest(self):
-        """The newest complete step (int), or None. Waits for a save under way, not to be trusted until it has ended."""
+        """The newest complete step (int) whose files are those that were written, or None if there is no step.
+
+        Waits for a save under way, not to be trusted until it has ended. A line names each damaged step that is passed over. Raises
+        UserError if there are steps and all are damaged."""
         self.wait()
-        return self._manager.latest_step()
+        return self._verify(None) if self._manager.all_steps() else None
 
     def config(self, step=None):
         """The config (dict) stored with `step` (default: the latest)."""
@@ -121,7 +202,9 @@ class Checkpoints:
     def shapes(self, step=None):
         """What is stored, without reading it: {"params/a/b": ShapeDtypeStruct}; typed keys as their uint32 data."""
         # Not the manager's item_metadata: with commit files it fails on all processes but the first, after a save.
-        metadata = self._ocp.PyTreeCheckpointHandler().metadata(self.directory / str(self._verify(step)) / "state")
+        step = self._verify(step)
+        with self._reading(step):
+            metadata = self._ocp.PyTreeCheckpointHandler().metadata(self.directory / str(step) / "state")
         return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in trees.names(metadata.tree)}
 
     def restore(self, abstract_state, step=None):
@@ -129,7 +212,8 @@ class Checkpoints:
 
         abstract_state: pytree of jax.ShapeDtypeStruct. With `.sharding` a leaf comes back as a jax.Array laid out so,
         whatever mesh it was saved from; without, as a numpy array.
-        Raises UserError if there is no such step, or if any name, shape or dtype differs: checked before reading.
+        Raises UserError if there is no such step, if a file of it was altered (without `step`: falls back to the newest that is whole),
+        or if any name, shape or dtype differs: checked before reading.
         """
         return self._restore(abstract_state, step, partial=False)
 
@@ -150,7 +234,8 @@ class Checkpoints:
             restore_args=self._ocp.checkpoint_utils.construct_restore_args(target),
             partial_restore=partial,
         )
-        restored = self._manager.restore(step, args=self._ocp.args.Composite(state=restore))["state"]
+        with self._reading(step):
+            restored = self._manager.restore(step, args=self._ocp.args.Composite(state=restore))["state"]
         found = dict(trees.names(restored))
         leaves = [found[name] for name, _ in trees.names(raw)]
         return jax.tree.map(_like, abstract, jax.tree.unflatten(jax.tree.structure(raw), leaves))
@@ -177,20 +262,112 @@ class Checkpoints:
             )
 
     def _json(self, item, step):
-        args = self._ocp.args
-        return self._manager.restore(self._verify(step), args=args.Composite(**{item: args.JsonRestore()}))[item]
+        args, step = self._ocp.args, self._verify(step)
+        with self._reading(step):
+            return self._manager.restore(step, args=args.Composite(**{item: args.JsonRestore()}))[item]
+
+    @contextlib.contextmanager
+    def _reading(self, step):
+        """Whatever Orbax stumbles over in a step that no manifest vouches for (or that changes as it is read) becomes a UserError."""
+        try:
+            yield
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise UserError(f"checkpoint {self.directory / str(step)} cannot be read: {type(error).__name__}: {_short(text)}") from error
 
     def _verify(self, step):
-        """`step`, or the latest if None; raises UserError if it is not there. Every read passes here: the place where a
-        manifest of hashes would be checked."""
+        """`step`, or the newest that is whole if None; UserError if it is not there or damaged. Every read passes here."""
         self.wait()
-        steps = sorted(self._manager.all_steps())
+        steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps or (step is not None and step not in steps):
             found = sorted(p.name for p in self.directory.iterdir()) if self.directory.is_dir() else []
             listing = ", ".join(found[:10] + ["..."] * (len(found) > 10)) or "nothing"
             wanted = f"no checkpoint of step {step}" if step is not None else "no complete checkpoint"
-            raise UserError(f"{wanted} in {self.directory}; complete steps: {steps or 'none'}; the directory holds {listing}")
-        return steps[-1] if step is None else step
+            raise UserError(f"{wanted} in {self.directory}; complete steps: {steps[::-1] or 'none'}; the directory holds {listing}")
+        told = []
+        for candidate in [step] if step is not None else steps:
+            fresh = candidate not in self._damages
+            damage = self._damage(candidate)
+            if not damage:
+                self._fallen = self._fallen if step is not None else [bad for bad in steps if bad > candidate]
+                for line in told:
+                    self._say(f"{line}; falling back to step {candidate}")
+                return candidate
+            line = f"checkpoint {self.directory / str(candidate)} is damaged: {damage}"
+            told += [line] if fresh else []
+            if step is not None:
+                raise UserError(f"{line}; of this directory's steps {steps[::-1]} choose another, or none for the newest that is whole")
+        raise UserError(f"{line}, and no step in {self.directory} is whole: use another --workdir to start anew")
+
+    def _damage(self, step):
+        """What is wrong with the files of `step`, "" for nothing; process 0 reads them, all processes know."""
+        if step not in self._damages:
+            text = _compare(self.directory / str(step), self._say) if jax.process_index() == 0 else ""
+            if jax.process_count() > 1:
+                from jax.experimental import multihost_utils
+
+                line = np.frombuffer(text.encode()[:512].ljust(512), np.uint8)
+                text = bytes(np.asarray(multihost_utils.broadcast_one_to_all(line))).decode(errors="replace").strip()
+            self._damages[step] = text
+        return self._damages[step]
+
+
+def _short(text):
+    """At most 300 characters of a library's message: its end has the reason."""
+    return text if len(text) <= 300 else f"{text[:100]} ... {text[-195:]}"
+
+
+def _tell(line):
+    if jax.process_index() == 0:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ the manifest
+
+
+def _digests(folder):
+    """{path below folder: [bytes, SHA-256]} of every file of a step but UNSIGNED. A few threads: hashing lets go of Python's lock."""
+    names, folders = [], [folder]
+    while folders:
+        for path in folders.pop().iterdir():
+            if path.is_dir():
+                folders.append(path)
+            elif str(path.relative_to(folder)) not in UNSIGNED:
+                names.append(str(path.relative_to(folder)))
+
+    def digest(name):
+        total, hasher = 0, hashlib.sha256()
+        with (folder / name).open("rb") as file:
+            while block := file.read(2**22):
+                hasher.update(block)
+                total += len(block)
+        return [total, hasher.hexdigest()]
+
+    with concurrent.futures.ThreadPoolExecutor(4, "manifest") as pool:
+        return dict(zip(sorted(names), pool.map(digest, sorted(names)), strict=True))
+
+
+def _compare(folder, say):
+    """The first file of a step that is not as its manifest has it, in words; "" if all are, or if there is no manifest (and a line)."""
+    path = folder / MANIFEST
+    if not path.exists():
+        say(f"checkpoint {folder} has no {MANIFEST} (an older version wrote it): its files cannot be verified")
+        return ""
+    try:
+        signed = json.loads(path.read_bytes())["files"]
+        found = _digests(folder)
+        for name, (size, digest) in signed.items():
+            if name not in found:
+                return f"{name} is missing"
+            if found[name][0] != size:
+                return f"{name} has {found[name][0]} bytes, {size} were written"
+            if found[name][1] != digest:
+                return f"{name} has other bytes than were written"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    except OSError as error:
+        return f"it cannot be read: {error}"
+    return ""
 
 
 # -------------------------------------------------------------------- pytree <-> what is stored

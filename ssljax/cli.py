@@ -1,17 +1,22 @@
 """The command line of every entry point: absl flags, a config with overrides, `--help` that lists its keys, one-line errors."""
 
+import faulthandler
 import os
 import pathlib
 import sys
+import traceback
 
 from absl import flags, logging
 
 from ssljax import config as configs
-from ssljax.errors import UserError
+from ssljax import faults
+from ssljax.errors import Preempted, UserError
 
 
 def command(main):
-    """Run an entry point: a UserError is one line on stderr and exit code 2."""
+    """Run an entry point: a UserError is one line on stderr and exit code 2, a run that was told to stop exit code 75."""
+    if not faulthandler.is_enabled():  # JAX ends a run whose peer died by SIGABRT: this shows the line of the loop that it was at
+        faulthandler.enable(sys.__stderr__)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # ahead of any import that might pull TensorFlow in
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.set_verbosity(logging.ERROR)  # the libraries' remarks; ours go to the progress bar
@@ -23,7 +28,13 @@ def command(main):
         main(sys.argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        faults.leave(2)
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(Preempted.CODE)
+    except Exception:
+        traceback.print_exc()
+        faults.leave(1)
 
 
 def parse(argv, values, doc):
@@ -66,12 +77,14 @@ def parse_config(argv, values, doc):
     return config
 
 
-def start_distributed(asked):
-    """Join the other processes: those that SSLJAX_COORDINATOR names, or, if asked, those that JAX finds on a pod or in SLURM."""
+def start_distributed(asked, peer_timeout=20):
+    """Join the other processes: those that SSLJAX_COORDINATOR names, or, if asked, those that JAX finds on a pod or in SLURM.
+
+    peer_timeout: seconds of silence after which JAX takes a process for dead and ends all of them."""
     import jax
 
     coordinator = os.environ.get("SSLJAX_COORDINATOR")
-    patience = dict(heartbeat_timeout_seconds=20, shutdown_timeout_seconds=120)  # a dead peer is noticed soon, a slow one waited for
+    patience = dict(heartbeat_timeout_seconds=peer_timeout, shutdown_timeout_seconds=120)  # at the end a slow one is waited for
     if coordinator:
         count, index = int(os.environ["SSLJAX_NUM_PROCESSES"]), int(os.environ["SSLJAX_PROCESS_ID"])
         jax.distributed.initialize(coordinator, count, index, **patience)

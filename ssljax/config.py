@@ -8,7 +8,7 @@ import pathlib
 
 import ml_collections
 
-from ssljax import fields, method, optim, schedules, sharding
+from ssljax import faults, fields, method, optim, schedules, sharding
 from ssljax.augment import Group
 from ssljax.errors import UserError
 from ssljax.fields import arg
@@ -17,15 +17,18 @@ from ssljax.fields import arg
 # ---------------------------------------------------------------------------------------------------- what a config holds
 @dataclasses.dataclass(frozen=True)
 class Data:
-    source: str = arg("scenes/plain", "tfds:NAME, folder:PATH, scenes/plain or scenes/photo (made here, no download)")
+    source: str = arg("scenes/plain", "tfds:NAME, folder:PATH, arrayrecord:PATH, tar:GLOB, mix:0.7*A+0.3*B, scenes/plain or scenes/photo")
     train: str = arg("train", "split to train on, as TFDS spells it, e.g. train[:90%]")
     test: str = arg("test", "split to evaluate on")
     label: str = arg("label", "field that kNN and the linear probe predict")
     caption: str = arg("", "field with the text, for image-text methods")
-    tokenizer: str = arg("", "bytes, or words:V (V hashed word ids)")
+    tokenizer: str = arg("", "bytes, words:V, bpe:V:SOURCE, clip:PATH, sentencepiece:PATH, tokenizers:PATH (see ssljax/data/text.py)")
     image_size: int = arg(224, "side in pixels of an image for evaluation, and of whole images with crop=device")
     resize_ratio: float = arg(1.0, "evaluation: short side is resized to image_size * this, then the centre is cut")
     crop: str = arg("host", "where views are cut: host (large images, one decode) or device (small images of one size)")
+    threads: int = arg(0, "host threads that read and decode; 0: as many as there is work for")
+    prefetch: int = arg(2, "batches that may wait on the devices")
+    bad_share: float = arg(0.05, "largest share of broken images before the run stops; each is masked and listed in bad_examples.jsonl")
     mean: tuple = arg((0.485, 0.456, 0.406), "subtracted from pixels in [0, 1]")
     std: tuple = arg((0.229, 0.224, 0.225), "pixels are divided by it")
     features: str = arg("", "what its records are like, for --shrink, e.g. 'n=64,height=300-500,width=300-500,classes=1000,words=3-8'")
@@ -48,6 +51,9 @@ class Log:
 class Checkpoint:
     every: int = arg(1000, "steps between checkpoints; the last step is always saved")
     keep: int = arg(2, "how many of the latest to keep")
+    keep_every: int = arg(0, "checkpoints at multiples of so many steps are never deleted; 0: none")
+    best: str = arg("", "number of an evaluation, e.g. knn_top1: checkpoints with the highest are kept as well; empty: none")
+    keep_best: int = arg(1, "how many of them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +72,7 @@ TOP = {
     "batch": (256, "global batch"),
     "accumulate": (1, "take the batch in so many parts, one after the other, each with a loss of its own"),
     "microbatch": (0, "examples that are encoded at a time, under a loss over the whole batch; 0: all. Less memory, a third more compute"),
-    "nan": ("halt", "what a non-finite loss does: halt"),
+    "nan": ("halt", "what a non-finite loss or gradient does: halt, or skip:K, which passes over up to K such steps in a row"),
 }
 FREE = {
     "mesh": "devices along data, fsdp, tensor; -1: all that are left",
@@ -202,10 +208,19 @@ def build(config):
     part = values["batch"] // values["accumulate"]
     if values["microbatch"] < 0 or (values["microbatch"] and part % values["microbatch"]):
         raise UserError(f"config.microbatch={values['microbatch']}: expected 0, or a number that divides the {part} examples of a part")
+    faults.skips(values["nan"])
     sharding.check_axes(values["mesh"])
     sections = {k: fields.build(c, values[k], k) for k, c in SECTIONS.items() if k != "optim"}
     if sections["data"].crop not in ("host", "device"):
         raise UserError(f"config.data.crop={sections['data'].crop!r}: expected host or device")
+    _check_checkpoint(sections["checkpoint"], sections["evals"])
+    for key, good, expected in (
+        ("threads", sections["data"].threads >= 0, "at least 0"),
+        ("prefetch", sections["data"].prefetch >= 1, "at least 1"),
+        ("bad_share", 0 <= sections["data"].bad_share <= 1, "a share, 0 to 1"),
+    ):
+        if not good:
+            raise UserError(f"config.data.{key}={getattr(sections['data'], key)}: expected {expected}")
     groups = {k: fields.build(Group, v, f"augment.{k}") for k, v in values["augment"].items()}
     for name, group in groups.items():
         for key in ("blur", "solarize"):
@@ -231,6 +246,41 @@ def build(config):
             raise UserError(f"config.{where}: {error}") from None
     rules = tuple((pattern, fields.build(optim.Rule, rule, "groups")) for pattern, rule in values["groups"])
     return Built(method=built, groups=groups, optim=optimizer, lr=lr, weight_decay=weight_decay, rules=rules, **sections)
+
+
+def _check_checkpoint(checkpoint, evals):
+    for key, least in (("every", 1), ("keep", 1), ("keep_every", 0), ("keep_best", 1)):
+        if getattr(checkpoint, key) < least:
+            raise UserError(f"config.checkpoint.{key}={getattr(checkpoint, key)}: expected at least {least}")
+    if checkpoint.keep_every % checkpoint.every:
+        raise UserError(f"config.checkpoint.keep_every={checkpoint.keep_every}: expected a multiple of checkpoint.every={checkpoint.every}")
+    if checkpoint.best and (not evals.every or evals.every % checkpoint.every):
+        raise UserError(
+            f"config.checkpoint.best={checkpoint.best!r} needs evaluations of what is saved: config.evals.every={evals.every} should be "
+            f"a multiple of config.checkpoint.every={checkpoint.every}"
+        )
+
+
+# What a run may change when it goes on: how long, how it is watched, how it lies on devices. The source's name too: its fingerprint is
+# compared in its place, so that a folder may have moved.
+RESUMABLE = (
+    *("steps", "log", "checkpoint", "evals", "mesh", "sharding", "microbatch", "nan"),
+    *("data.source", "data.test", "data.label", "data.features", "data.threads", "data.prefetch", "data.bad_share"),
+)
+
+
+def differences(stored, now):
+    """Two dicts of `to_dict` -> list of "key: stored value, value now" for every key that a resumed run may not change."""
+
+    def flat(values, where=""):
+        for key, value in values.items():
+            path = f"{where}.{key}" if where else key
+            if path not in RESUMABLE:
+                yield from flat(value, path) if isinstance(value, dict) else [(path, value)]
+
+    stored, now = dict(flat(stored)), dict(flat(now))
+    keys = [key for key in {**stored, **now} if stored.get(key, "absent") != now.get(key, "absent")]
+    return [f"config.{key}: {stored.get(key, 'absent')!r}, now {now.get(key, 'absent')!r}" for key in keys]
 
 
 def describe(config):
@@ -283,7 +333,7 @@ def shrink(config):
     values["data"]["label"] = "label"  # what a synthesised record calls it
     values["data"]["caption"] = "caption" if values["data"]["caption"] else ""
     tower = values["method"].get("text")
-    if tower and values["data"]["tokenizer"].startswith("words:"):
+    if tower and values["data"]["tokenizer"] != "bytes":
         values["data"]["tokenizer"] = f"words:{tower['vocab_size']}"
     for i, group in enumerate(values["augment"].values()):
         group["size"] = side if i == 0 else patch  # the first group is the large one

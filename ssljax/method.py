@@ -2,13 +2,14 @@
 
 import dataclasses
 import importlib
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import trees
+from ssljax import optim, trees
 from ssljax.errors import UserError
 
 
@@ -156,6 +157,9 @@ def make_train_step(method, tx, schedules, augment, *, accumulate=1, microbatch=
 
     accumulate: the batch is taken in that many parts, one after the other, and their gradients averaged. A loss over pairs sees
     the pairs of its part only. microbatch: see `whole_batch_loss`, where it sees all.
+
+    Where the loss or the gradient's norm is not finite nothing but `step` moves, and the metric "nonfinite" is 1: no such number ever
+    reaches what a checkpoint holds. `train_step.norms(state, batch)` tells which layer it came from: see `norms`.
     """
     value_and_grad = jax.value_and_grad(whole_batch_loss(method, microbatch), has_aux=True)
 
@@ -174,17 +178,34 @@ def make_train_step(method, tx, schedules, augment, *, accumulate=1, microbatch=
         (extra, total, _), metrics = jax.lax.scan(one, start, _parts(batch, accumulate))
         return extra, jax.tree.map(lambda g: g / accumulate, total), jax.tree.map(lambda m: m.mean(0), metrics)
 
-    def train_step(state, batch):
+    def backward(state, batch):
         s = {name: schedule(state.step) for name, schedule in schedules.items()}
         rng = jax.random.fold_in(state.rng, state.step)
         if accumulate > 1:
-            extra, grads, metrics = accumulated(state, batch, rng, s)
-        else:
-            extra, grads, metrics = gradients(state, state.extra, batch, rng, s)
+            return s, *accumulated(state, batch, rng, s)
+        return s, *gradients(state, state.extra, batch, rng, s)
+
+    def train_step(state, batch):
+        s, extra, grads, metrics = backward(state, batch)
+        norm = trees.norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         updates, opt = tx.update(grads, state.opt, state.params, s=s, step=state.step)
         params = optax.apply_updates(state.params, updates)
         extra = method.after_step(params, extra, s)
-        metrics = {**metrics, "gradient_norm": trees.norm(grads), **s}
+        # A select, not optax.apply_if_finite: extra (statistics, teacher, queue) must be kept as well, and no count lets one through.
+        new, old = (params, extra, opt), (state.params, state.extra, state.opt)
+        params, extra, opt = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        metrics = {**metrics, "gradient_norm": norm, "nonfinite": 1.0 - finite.astype(jnp.float32), **s}
         return State(params, extra, opt, state.step + 1, state.rng), metrics
 
+    def norms(state, batch):
+        """Norm of each parameter's gradient at this state, {name: float32 scalar, or (layers,) where layers are stacked}."""
+
+        def of(name, gradient):
+            axes = tuple(range(1 if re.search(optim.STACKED, name) else 0, gradient.ndim))
+            return jnp.sqrt(jnp.sum(jnp.square(gradient.astype(jnp.float32)), axis=axes))
+
+        return {name: of(name, gradient) for name, gradient in trees.names(backward(state, batch)[2])}
+
+    train_step.norms = norms
     return train_step

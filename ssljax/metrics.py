@@ -319,6 +319,72 @@ class Throughput:
         return end - start, last - first
 
 
+# --------------------------------------------------------------------------------------------------------------- alarms
+
+# (what it is called, numbers it needs, when, the diagnosis). A rule applies where a method or an evaluation reports its numbers.
+# teacher_entropy is the mean over examples, prototype_entropy that of the mean: their difference is what the teacher tells examples
+# apart by. Bounds are far from what runs that learn show (DINO on the scenes: 4.7 of 5.5 and 5.5; RankMe 14 to 29; std 0.3 to 1).
+RULES = (
+    (
+        "uniform teacher", ("teacher_entropy", "prototype_entropy"),
+        lambda own, mean: mean > 0.5 and own > 0.98 * mean,
+        "teacher_entropy {0:.3g} is that of the mean, {1:.3g}: the teacher says the same of every picture (at ln K, of K prototypes, it is "
+        "uniform); lower the teacher's temperature or raise the centre's momentum",
+    ),
+    (
+        "one prototype", ("prototype_entropy",), lambda mean: mean < 0.3,
+        "prototype_entropy {0:.3g} is near 0: every picture falls on one prototype; raise the teacher's temperature, or lower the centre's "
+        "momentum so that it follows the outputs",
+    ),
+    (
+        "no gradient", ("gradient_norm",), lambda norm: norm == 0.0,
+        "gradient_norm is 0: nothing is learned; are all parameters frozen, or is the loss a constant?",
+    ),
+    (
+        "one direction", ("feature_std",), lambda std: std < 0.02,
+        "feature_std {0:.2g} is near 0: all features point one way, the encoder has collapsed; lower the learning rate, or look at what "
+        "keeps this method from a constant (negatives, a predictor, a stopped gradient, a centre)",
+    ),
+    (
+        "few dimensions", ("rankme",), lambda rank: rank < 2.0,
+        "rankme {0:.3g} of at least 2: the features lie on a line; lower the learning rate, or weigh what spreads dimensions higher",
+    ),
+    (
+        "dead dimensions", ("feature_dead",), lambda dead: dead > 0.5,
+        "feature_dead {0:.0%} of the features' dimensions do not vary over pictures; lower the learning rate or the weight decay",
+    ),
+)  # fmt: skip
+
+
+class Alarms:
+    """Has it collapsed? RULES over the numbers that methods and evaluations report, a line of diagnosis for each that holds.
+
+    after: step before which nothing is said: at the start a teacher is uniform, and should be. patience: observations in a row that a
+    rule must hold for; one of an evaluation's numbers is enough.
+    """
+
+    def __init__(self, after=0, patience=5):
+        self._after, self._patience, self._rows = after, patience, collections.Counter()
+
+    def __call__(self, step, numbers, *, patience=None):
+        """numbers: {name: float}, as logged at `step`. -> list of lines, each rule's once while it holds."""
+        lines = []
+        for name, needs, holds, diagnosis in RULES:
+            if step < self._after or not all(need in numbers for need in needs):
+                continue
+            values = [float(numbers[need]) for need in needs]
+            self._rows[name] = self._rows[name] + 1 if holds(*values) else 0
+            if self._rows[name] == (patience or self._patience):
+                lines.append(f"step {step}: alarm, {name}: " + diagnosis.format(*values))
+        return lines
+
+
+def spread(features):
+    """{"feature_dead"}: share of the dimensions of features (N, D) whose standard deviation is under 1 % of the largest's."""
+    deviation = np.asarray(features, np.float32).std(axis=0)
+    return {"feature_dead": float(np.mean(deviation <= 0.01 * deviation.max()))}
+
+
 # ------------------------------------------------------------------------------------------------------------- progress
 
 

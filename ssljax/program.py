@@ -28,6 +28,7 @@ class Program:
     step: Callable
     embed: Callable
     train_step: Callable  # before jit: what FLOPs are counted on
+    norms: Callable  # (state, batch) -> {parameter: norm of its gradient}; compiled by its first call, which most runs never make
 
     def put(self, batch):
         """Host rows -> global arrays on the mesh."""
@@ -114,6 +115,7 @@ def make(config, built, mesh, raw, examples):
             ),
             embed=_under(mesh, jax.jit(embed, in_shardings=(layout.params, layout.extra, batch_layout))),
             train_step=train_step,
+            norms=_under(mesh, jax.jit(train_step.norms, in_shardings=(layout, batch_layout), out_shardings=sharding.replicated(mesh))),
             statistics=statistics,
         )
 

@@ -4,10 +4,12 @@ python -m ssljax.train --config configs/simclr_resnet_scenes.py:batch=256 --work
 python -m ssljax.train --config configs/simclr_resnet_scenes.py --help              # every key of that config, one line each
 python -m ssljax.train --config ... --workdir ... --config.method.temperature=0.2   # override any key
 
-The same command, started again, resumes from the newest checkpoint in --workdir.
+The same command, started again, resumes from the newest checkpoint in --workdir. SIGTERM or Ctrl-C saves first and exits with 75.
 """
 
 import collections
+import contextlib
+import dataclasses
 import itertools
 import pathlib
 import time
@@ -15,7 +17,7 @@ import time
 from absl import flags
 
 from ssljax import cli
-from ssljax.errors import UserError
+from ssljax.errors import Preempted, UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("workdir", None, "where checkpoints and metrics go; started again with the same one, a run resumes", flag_values=FLAGS)
@@ -23,14 +25,21 @@ flags.DEFINE_bool(
     "shrink", False, "run the config as a toy: tiny model, two steps, synthesised records. Does it run at all?", flag_values=FLAGS
 )
 flags.DEFINE_bool("distributed", False, "join the other processes of a TPU pod or a SLURM job", flag_values=FLAGS)
+flags.DEFINE_bool("allow_changes", False, "resume although the config or the data are not the checkpoint's", flag_values=FLAGS)
+flags.DEFINE_integer("peer_timeout", 20, "seconds after which a process that died ends all the others", flag_values=FLAGS)
 flags.DEFINE_string("profile", None, "FIRST:LAST, write a profile of these steps to WORKDIR/profile", flag_values=FLAGS)
 
 
-def train(config, workdir, *, profile=None):
+def train(config, workdir, *, profile=None, allow_changes=False, peer_timeout=20):
     """Run `config` (ConfigDict) to its last step in `workdir`. -> {"state": State, "metrics": last metrics, "program": Program}.
 
-    Raises UserError for what a user can mend, before any array is made where that can be known.
+    Raises UserError for what a user can mend, before any array is made where that can be known; Preempted after SIGTERM or SIGINT.
     """
+    with contextlib.ExitStack() as held:  # the lock, threads, signal handlers: let go of however the run ends
+        return _train(config, pathlib.Path(workdir), held, profile, allow_changes, peer_timeout)
+
+
+def _train(config, workdir, held, profile, allow_changes, peer_timeout):
     # ------------------------------------------------------------------------------------------------------- check it all
     from ssljax import config as configs
     from ssljax import inputs
@@ -45,26 +54,42 @@ def train(config, workdir, *, profile=None):
 
     import jax  # nothing above has touched a device
 
-    from ssljax import checkpoint, metrics, program, sharding, trees
+    from ssljax import checkpoint, faults, metrics, program, sharding, trees
 
     mesh = sharding.make_mesh(config.mesh.to_dict(), batch=config.batch)
     lead = jax.process_index() == 0
-    workdir = pathlib.Path(workdir)
+    say = print if lead else lambda *_: None
     source = sources.open(built.data.source, built.data.train)
 
     # ---------------------------------------------------------------------------------------------- state: fresh or resumed
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep=built.checkpoint.keep, every=built.checkpoint.every)
+    killed = held.enter_context(faults.lock(workdir)) if lead else ""
+    if killed:
+        say(f"{workdir} was left by {killed}, which did not end by itself")
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", **vars(built.checkpoint))
     first = checkpoints.latest() or 0
-    feed = inputs.train_batches(config, built, source, tokenizer, min(first, config.steps - 1))
+    stored, about = configs.to_dict(config), {"data": source.fingerprint, "examples": len(source)}
+    if first:
+        changes = configs.differences(checkpoints.config(first), stored)
+        if checkpoints.info(first).get("data", source.fingerprint) != source.fingerprint:
+            changes.append(f"the data: {source.name} does not hold the records that the run began with")
+        if changes and not allow_changes:
+            raise UserError(
+                f"{checkpoints.directory} is at step {first} of another run: {'; '.join(changes)}. Nothing was touched; use another "
+                "--workdir, or go on regardless with --allow_changes"
+            )
+        if changes:
+            say(f"resuming in spite of changes: {'; '.join(changes)}")
+    feed = inputs.train_batches(config, built, source, tokenizer, min(first, config.steps - 1), workdir)
     raw = next(feed)  # shapes for the program; it is the first batch of the run as well
     run = program.make(config, built, mesh, raw, len(source))
     state = checkpoints.restore(run.shapes) if first else run.init()
-    say = print if lead else lambda *_: None
     say(
         f"{config.method.name}: {trees.size(state.params) / 1e6:.2f} M parameters, {len(source)} examples of {built.data.source}, "
         f"batch {config.batch}, mesh {dict(mesh.shape)} on {mesh.size} x {mesh.devices.flat[0].device_kind}; "
         + (f"resumed at step {first} from {checkpoints.directory}" if first else f"steps 0 to {config.steps}")
     )
+    if note := sources.resume_note(source):
+        say(note)
 
     label = inputs.label_of(built, source)
     if built.evals.every and label != built.data.label:
@@ -80,7 +105,7 @@ def train(config, workdir, *, profile=None):
     peak = metrics.peak_flops(mesh.devices.flat[0].device_kind, getattr(built.method.encoder, "dtype", "float32"))
     throughput = metrics.Throughput(config.batch, flops, mesh.size, peak)
     bar = metrics.Progress(config.steps, first, config.method.name, active=lead)
-    stored = configs.to_dict(config)
+    alarms = metrics.Alarms(after=config.steps // 10)
     say(f"{flops / config.batch / 1e6:.1f} MFLOPs an image; {time.monotonic() - started:.1f} s to start")
 
     def evaluate(step):
@@ -89,48 +114,85 @@ def train(config, workdir, *, profile=None):
         for name, most in parts.items():
             part = sources.subset(sources.open(built.data.source, getattr(built.data, name)), most)
             rows[name] = inputs.features(built, run, state, part, tokenizer)
-        numbers, reasons = inputs.judge(built.evals.names, built, run, state, source, rows["train"], rows["test"], tokenizer)
+        names = dict.fromkeys((*built.evals.names, "rankme"))  # which tells a collapse, whatever else is asked
+        numbers, reasons = inputs.judge(names, built, run, state, source, rows["train"], rows["test"], tokenizer)
+        numbers |= metrics.spread(rows["test"]["features"]) if "features" in rows["test"] else {}
         writer.write(step, numbers)
         bar.write(f"step {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items()))
         for name, reason in reasons.items():
             bar.write(f"step {step}: {name} does not apply: {reason}")
+        for alarm in alarms(step, numbers, patience=1):
+            bar.write(alarm)
         throughput.pause()
+        return numbers
+
+    def settle(most):
+        """Waits until at most so many steps are under way; halts on too many in a row that were not finite."""
+        while len(pending) > most:
+            step, numbers, batch = pending.popleft()
+            if skipped := not_finite(step, numbers):
+                bar.write(skipped)
+            if not_finite.too_many:
+                before = dataclasses.replace(state, step=state.step * 0 + (step - 1))  # the schedules and draws of that step
+                norms = jax.device_get(run.norms(before, batch))
+                raise faults.halt(workdir if lead else None, step, numbers, run.fetch(batch["id"]), norms)
 
     # ----------------------------------------------------------------------------------------------------------- the loop
-    last, shown = {}, {}
-    pending = collections.deque()  # bounds how far the host runs ahead of the devices
+    last, shown, seen = {}, {}, None
+    pending = collections.deque()  # (step, metrics, batch): bounds how far the host runs ahead of the devices
+    not_finite = faults.NonFinite(config.nan)
+    stop = held.enter_context(faults.Stop())
+    watch = held.enter_context(faults.Watchdog.of_run(peer_timeout / 2))
+    batches = held.enter_context(pipeline.prefetch(itertools.chain([raw], feed), run.put, built.data.prefetch, busy=feed.busy))
     bar.write("compiling the train step")
-    with pipeline.prefetch(itertools.chain([raw], feed), run.put) as batches:
+    stalled = batches.stall_seconds
+    for step in range(first, config.steps):
+        if window and step == window[0]:
+            jax.profiler.start_trace(str(workdir / "profile"))
+
+        watch("read", step)
+        batch = next(batches)
+        watch("step", step)
+        state, last = run.step(state, batch)
+
+        done = step + 1
+        pending.append((done, last, batch))
+        settle(2)
+        rates = throughput.update(done, batches.stall_seconds - stalled)
         stalled = batches.stall_seconds
-        for step in range(first, config.steps):
-            if window and step == window[0]:
-                jax.profiler.start_trace(str(workdir / "profile"))
-
-            state, last = run.step(state, next(batches))
-
-            pending.append(last["loss"])
-            if len(pending) > 2:
-                jax.block_until_ready(pending.popleft())
-            done = step + 1
-            rates = throughput.update(done, batches.stall_seconds - stalled)
-            stalled = batches.stall_seconds
-            if done % built.log.every == 0 or done == config.steps:
-                writer.write(done, {**last, **rates})
-            _halt_if_not_finite(writer.latest, config.nan)
-            shown |= {**writer.latest, **rates}  # an evaluation's line has no loss: the last one stands
-            bar.update(done, shown, throughput.eta(config.steps))
-            if window and done == window[1]:
-                jax.block_until_ready(state)
-                jax.profiler.stop_trace()
-            if checkpoints.due(done) or done == config.steps:
-                _halt_if_not_finite({"step": done, "loss": float(last["loss"])}, config.nan)  # never save it
-                checkpoints.save(done, state, stored)
-            if built.evals.every and (done % built.evals.every == 0 or done == config.steps):
-                evaluate(done)
+        rates |= batches.blame(rates["input_stall"]) | {"bad_examples": feed.bad.count} if rates else {}
+        for line in feed.bad.news():
+            bar.write(line)
+        if done % built.log.every == 0 or done == config.steps:
+            writer.write(done, {**last, **rates})
+        if writer.latest is not seen and "loss" in writer.latest:
+            seen = writer.latest
+            for alarm in alarms(seen["step"], seen):
+                bar.write(alarm)
+        shown |= {**writer.latest, **rates}  # an evaluation's line has no loss: the last one stands
+        bar.update(done, shown, throughput.eta(config.steps))
+        if window and done == window[1]:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+        stopped = stop.reached(done) and done < config.steps
+        if checkpoints.due(done) or done == config.steps or stopped:
+            watch("save", step)
+            settle(0)  # what was not finite is seen before anything of it could be saved
+            checkpoints.save(done, state, stored, about)
+        if stopped:
+            break
+        if built.evals.every and (done % built.evals.every == 0 or done == config.steps):
+            watch("evaluation", step)
+            checkpoints.score(done, evaluate(done))
 
     # ---------------------------------------------------------------------------------------------------------------- end
+    watch("end", config.steps)
+    batches.close()
     checkpoints.close()
     writer.close()
+    if first < config.steps and stopped:
+        bar.close()
+        raise Preempted(f"stopped by a signal at step {done} of {config.steps}, which is saved; the same command goes on from there")
     bar.update(max(config.steps, first), {**shown, **writer.latest})
     bar.close()
     if first >= config.steps:
@@ -139,16 +201,6 @@ def train(config, workdir, *, profile=None):
         say(f"done: {config.steps} steps in {time.monotonic() - started:.0f} s; evaluate it with\n"
             f"  python -m ssljax.evaluate --checkpoint {workdir}")  # fmt: skip
     return {"state": state, "metrics": last, "program": run}
-
-
-def _halt_if_not_finite(latest, policy):
-    import math
-
-    if policy == "halt" and not math.isfinite(latest.get("loss", 0.0)):
-        raise UserError(
-            f"the loss is {latest['loss']} at step {latest['step']}: stopped, and nothing of it was saved. Lower config.optim.lr.peak, "
-            "set config.optim.clip_norm, or look at gradient_norm in metrics.jsonl"
-        )
 
 
 def _profile_window(profile):
@@ -171,8 +223,8 @@ def main(argv):
     if FLAGS.shrink:
         config = configs.shrink(config)
     configs.build(config)  # all that can be wrong in it, before the processes meet
-    cli.start_distributed(FLAGS.distributed)
-    train(config, FLAGS.workdir, profile=FLAGS.profile)
+    cli.start_distributed(FLAGS.distributed, FLAGS.peer_timeout)
+    train(config, FLAGS.workdir, profile=FLAGS.profile, allow_changes=FLAGS.allow_changes, peer_timeout=FLAGS.peer_timeout)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Checkpoints: bitwise round trips across meshes, mismatches caught before reading, incomplete steps ignored."""
 
+import re
+import shutil
 from typing import NamedTuple
 
 import jax
@@ -9,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssljax.checkpoint import Checkpoints, exists
+from ssljax.checkpoint import UNSIGNED, Checkpoints, exists
 from ssljax.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -207,3 +209,125 @@ def test_no_checkpoint_says_where_and_what_was_found(tmp_path):
         Checkpoints(tmp_path, keep=0)
     with pytest.raises(UserError, match="checkpoint.every=0"):
         Checkpoints(tmp_path, every=0)
+
+
+# ------------------------------------------------------------------------------------------------------------ the manifest
+TARGET = {"w": jax.ShapeDtypeStruct((64,), jnp.float32)}
+
+
+def three_steps(directory, **options):
+    """Steps 1, 2 and 3, whose `w` is full of their number."""
+    checkpoints = Checkpoints(directory, **options)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"w": jnp.full((64,), step, jnp.float32)}, {"step": step})
+    checkpoints.close()
+    return directory
+
+
+def listening(directory, **options):
+    lines = []
+    return Checkpoints(directory, say=lines.append, **options), lines
+
+
+def files_of(step):
+    """What a manifest vouches for: all but the commit, itself and Orbax's times of day."""
+    return sorted(p for p in step.rglob("*") if p.is_file() and str(p.relative_to(step)) not in UNSIGNED)
+
+
+def test_every_byte_of_a_step_is_vouched_for(tmp_path):
+    """A seeded byte of each file in turn is flipped: always named, never read; without one to fall back to, never silent."""
+    whole = three_steps(tmp_path / "whole")
+    rng = np.random.default_rng(0)
+    names = [p.relative_to(whole / "3") for p in files_of(whole / "3")]
+    assert len(names) > 5 and not [p for p in names if p.name == "manifest.json"]
+    for number, name in enumerate(names):
+        directory = shutil.copytree(whole, tmp_path / str(number))
+        data = bytearray((directory / "3" / name).read_bytes())
+        if not data:
+            continue
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        (directory / "3" / name).write_bytes(data)
+        checkpoints, lines = listening(directory, read_only=True)
+        assert checkpoints.latest() == 2 and checkpoints.config() == {"step": 2}
+        np.testing.assert_array_equal(checkpoints.restore(TARGET)["w"], 2.0)
+        (line,) = lines
+        assert f"{directory / '3'} is damaged: {name} has other bytes" in line and line.endswith("falling back to step 2")
+        with pytest.raises(UserError, match=f"3 is damaged: {name}.*of this directory's steps"):
+            checkpoints.restore(TARGET, step=3)
+
+
+@pytest.mark.parametrize("harm, says", [("cut", "bytes, .* were written"), ("gone", "is missing"), ("manifest", "manifest.json cannot")])
+def test_other_harm_to_a_file_is_named(tmp_path, harm, says):
+    directory = three_steps(tmp_path)
+    file = files_of(directory / "3")[-1] if harm != "manifest" else directory / "3" / "manifest.json"
+    file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-7])
+    checkpoints, lines = listening(directory)
+    assert checkpoints.latest() == 2
+    assert len(lines) == 1 and re.search(says, lines[0])
+    # The next save replaces it, though it would be step 3 again.
+    checkpoints.save(3, {"w": jnp.full((64,), 33.0)}, {})
+    assert checkpoints.latest() == 3 and len(lines) == 1
+    np.testing.assert_array_equal(checkpoints.restore(TARGET)["w"], 33.0)
+    checkpoints.close()
+
+
+def test_damaged_newer_steps_do_not_push_whole_ones_out(tmp_path):
+    directory = three_steps(tmp_path, keep=2)
+    (directory / "3" / "manifest.json").write_text("{")
+    checkpoints, _ = listening(directory, keep=1)
+    assert checkpoints.latest() == 2
+    checkpoints.save(20, {"w": jnp.zeros(64)}, {})
+    checkpoints.close()
+    assert [p.name for p in directory.iterdir() if p.name.isdigit()] == ["20"]
+
+
+def test_no_whole_step_is_an_error_and_not_a_fresh_start(tmp_path):
+    directory = three_steps(tmp_path)
+    for step in "123":
+        (directory / step / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="1 is damaged: .*, and no step in .* is whole"):
+        listening(directory)[0].latest()
+    assert len(list(directory.glob("[123]"))) == 3
+
+
+def test_a_step_of_an_older_version_is_read_and_said_to_be_unverified(tmp_path):
+    directory = three_steps(tmp_path)
+    (directory / "3" / "manifest.json").unlink()
+    checkpoints, lines = listening(directory, read_only=True)
+    np.testing.assert_array_equal(checkpoints.restore(TARGET)["w"], 3.0)
+    assert len(lines) == 1 and "3 has no manifest.json" in lines[0]
+    (directory / "3" / "state" / "_METADATA").write_text("{")
+    with pytest.raises(UserError, match="3 cannot be read"):
+        listening(directory, read_only=True)[0].restore(TARGET)
+
+
+# --------------------------------------------------------------------------------------------------------------- policies
+def test_what_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_every=4, best="knn_top1", keep_best=1)
+    for step, score in enumerate([0.1, 0.2, 0.9, 0.8, 0.3, 0.4, 0.2], 1):
+        checkpoints.save(step, {"w": jnp.full((64,), step, jnp.float32)}, {})
+        checkpoints.score(step, {"knn_top1": score})
+    with pytest.raises(UserError, match="checkpoint.best='knn_top1': evaluations give rankme"):
+        checkpoints.score(7, {"rankme": 3.0})
+    checkpoints.close()
+    assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [3, 4, 6, 7]
+    again = Checkpoints(tmp_path, keep=1, best="knn_top1", keep_best=2)  # scores outlive the process
+    again.save(8, {"w": jnp.zeros(64)}, {})
+    again.close()
+    assert sorted(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()) == [3, 4, 8]
+
+
+# ------------------------------------------------------------------------------------------------------------------ disks
+def test_a_disk_that_fails_is_one_clear_line_and_earlier_steps_stay(tmp_path, monkeypatch):
+    directory = three_steps(tmp_path)
+    checkpoints = Checkpoints(directory)
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager._checkpointer, "_post_finalization_callback", full)
+    checkpoints.save(4, {"w": jnp.zeros(64)}, {})
+    with pytest.raises(UserError, match="step 4 could not be saved in .*No space left.*as they were") as error:
+        checkpoints.wait()
+    assert "\n" not in str(error.value)
+    np.testing.assert_array_equal(Checkpoints(directory, read_only=True).restore(TARGET)["w"], 3.0)

@@ -97,3 +97,33 @@ def test_arguments_of_a_config_file_are_typed_and_checked():
         configs.parse("batch=x", batch=4)
     with pytest.raises(UserError, match="no such file; configs there: .*simclr_resnet_scenes.py"):
         configs.load(CONFIGS[0].parent / "simclr.py")
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"keep": 0}, "checkpoint.keep=0: expected at least 1"),
+        ({"every": 0}, "checkpoint.every=0: expected at least 1"),
+        ({"every": 100, "keep_every": 250}, "keep_every=250: expected a multiple of checkpoint.every=100"),
+        ({"every": 200, "best": "knn_top1"}, "best='knn_top1' needs evaluations.*evals.every=300.*checkpoint.every=200"),
+    ],
+    ids=lambda x: "" if isinstance(x, str) else "-".join(x),
+)
+def test_checkpoint_policies_that_cannot_be_are_named(changes, says):
+    config = simclr()
+    config.checkpoint.update(changes)
+    with pytest.raises(UserError, match=says):
+        configs.build(config)
+
+
+def test_differences_are_the_keys_that_a_resumed_run_may_not_change():
+    before, now = simclr(), simclr()
+    now.update(steps=7, microbatch=2, nan="skip:3")
+    now.log.every = now.checkpoint.every = now.evals.every = 5
+    now.mesh.fsdp, now.data.source = 2, "folder:/moved"
+    assert configs.differences(configs.to_dict(before), configs.to_dict(now)) == []
+    now.method.temperature, now.optim.b1 = 0.3, 0.8
+    assert configs.differences(configs.to_dict(before), configs.to_dict(now)) == [
+        "config.method.temperature: 0.2, now 0.3",
+        "config.optim.b1: 'absent', now 0.8",
+    ]

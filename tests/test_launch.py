@@ -214,3 +214,14 @@ def test_local_passes_sigterm_on(tmp_path):
     done = launch("local_multiprocess.sh", "2", "--", "x", PYTHON=fakes / "python")
     assert done.returncode == 9
     assert "saved 0" in done.stdout and "saved 1" in done.stderr
+
+
+def test_local_stopped_processes_are_left_to_save(tmp_path):
+    """Process 1 has saved first, with exit code 75; process 0 does so only when the script has taken notice of that."""
+    pid = tmp_path / "pid"
+    zero = f"until [[ -s {pid} ]]; do :; done; until [[ ! -e /proc/$(<{pid}) ]]; do :; done\nexec {sys.executable} -S -c "
+    zero += """'print("saved 0"); raise SystemExit(75)'\n"""
+    script = f'{FAKE_PYTHON}if [[ "$SSLJAX_PROCESS_ID" == 1 ]]; then echo $$ > {pid}; exit 75; fi\n{zero}'
+    fakes = stand_in(tmp_path / "bin", "python", script)
+    done = launch("local_multiprocess.sh", "2", "--", "x", PYTHON=fakes / "python")
+    assert done.returncode == 75 and "saved 0" in done.stdout and not done.stderr

@@ -1,0 +1,446 @@
+"""What a run survives: killed at random moments, told to stop, moved to other hosts, its files damaged, its disk filled, a peer lost.
+
+    python launch/bench/faults.py                 # 20 kills; about 25 minutes on two CPU cores
+    python launch/bench/faults.py --quick         # 3 kills and one of each other fault
+    python launch/bench/faults.py --only kills,sigterm --kills 5 --seed 3 --json
+
+Runs are real: processes on this machine with fake devices, started by launch/local_multiprocess.sh, a shrunk config of a method with
+state that is easy to forget (--method dino: teacher, centre, batch statistics, schedules). Each row says what should hold and whether it
+did; the exit code is 1 if a row fell short. Nothing outside a scratch folder and --out is written.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from absl import flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from ssljax import cli, faults  # noqa: E402
+from ssljax import config as configs  # noqa: E402
+from ssljax.errors import Preempted, UserError  # noqa: E402
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_bool("quick", False, "the subset for continuous integration", flag_values=FLAGS)
+flags.DEFINE_integer("kills", 20, "times that the run is killed", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "of the moments to kill at", flag_values=FLAGS)
+flags.DEFINE_string("method", "dino", "the method whose small config is run", flag_values=FLAGS)
+flags.DEFINE_list("only", [], "scenarios to run, of those that --help lists; default: all", flag_values=FLAGS)
+flags.DEFINE_string("out", str(ROOT / "launch/bench/results/faults.jsonl"), "rows are appended here", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
+
+LIMIT = 600  # seconds that a start may take, whatever befalls it
+EVERY = 2  # steps between checkpoints
+
+
+def get_config(arg=""):
+    """What every run here trains: `--config launch/bench/faults.py:method=dino,steps=40`."""
+    a = configs.parse(arg, method="dino", steps=40)
+    path = next(p for p in sorted((ROOT / "configs").glob(f"{a.method}_*.py")) if "LEARNING" in p.read_text())
+    config = configs.shrink(configs.load(path))
+    config = configs.with_steps(config, a.steps)
+    config.checkpoint.update(every=EVERY, keep=3)
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------------------- a start
+@dataclasses.dataclass
+class Bench:
+    """What the scenarios share. whole: {"params": SHA-256, ...} of the run that nothing befell."""
+
+    scratch: pathlib.Path
+    method: str
+    steps: int
+    kills: int
+    random: random.Random
+    whole: dict = dataclasses.field(default_factory=dict)
+    state: dict = dataclasses.field(default_factory=dict)
+    begun: dict = dataclasses.field(default_factory=dict)  # log -> bytes in it when its latest start began
+
+    def words(self, workdir, *more):
+        return ["--config", f"launch/bench/faults.py:method={self.method},steps={self.steps}", "--workdir", str(workdir), *more]
+
+    def start(self, workdir, *more, processes=2):
+        """The launch script, in a session of its own so that all of it can be killed. 8 devices, over `processes`."""
+        command = ["bash", "launch/local_multiprocess.sh", str(processes), str(8 // processes), "--", *self.words(workdir, *more)]
+        return self.popen(command, workdir)
+
+    def popen(self, command, workdir):
+        # No compilation cache: only process 0 would find its program in it, start, and give up on the others after gloo's 30 s. Rather a
+        # program that compiles soon. Unbuffered, because scenarios wait for what is printed.
+        env = {**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONUNBUFFERED": "1"}
+        env.pop("JAX_COMPILATION_CACHE_DIR", None)
+        with self.log(workdir).open("ab") as log:
+            self.begun[self.log(workdir)] = log.tell()
+            return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
+
+    def log(self, workdir):
+        return self.scratch / f"{pathlib.Path(workdir).name}.log"
+
+    def said(self, workdir):
+        """What the latest start in this workdir has printed."""
+        return self.log(workdir).read_bytes()[self.begun[self.log(workdir)] :].decode(errors="replace")
+
+    def finish(self, workdir, *more, processes=2):
+        """A start that nothing befalls -> its exit code."""
+        return wait(self.start(workdir, *more, processes=processes))
+
+    def copy(self, name):
+        """The whole run's workdir under another name."""
+        shutil.copytree(self.scratch / "whole", self.scratch / name)
+        return self.scratch / name
+
+
+def wait(process, limit=LIMIT):
+    """Its exit code; a process that outlasts the limit is killed with all it started, and None."""
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        return None
+
+
+def kill(process):
+    """SIGKILL to the launch script and all it started: the machine is gone."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def until(condition, process, limit=LIMIT):
+    """Looks every few milliseconds -> whether `condition()` came true while the process ran."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end and process.poll() is None:
+        if condition():
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def steps_logged(workdir):
+    path = workdir / "metrics.jsonl"
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def saving(workdir, since):
+    """Whether a step's directory was made after `since` (time.time()) and is not committed yet."""
+    folder = workdir / "checkpoints"
+    steps = folder.glob("[0-9]*") if folder.is_dir() else ()
+    try:
+        return any(not (step / "commit_success.txt").exists() and step.stat().st_mtime >= since for step in steps)
+    except FileNotFoundError:  # a step deleted between the two looks
+        return False
+
+
+def read(workdir, step=None):
+    """The stored state -> {"params": tree, "extra": tree, "opt": tree, ...} of numpy arrays, verified."""
+    from ssljax.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    tree = {}
+    for name, leaf in checkpoints.shapes(step).items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return checkpoints.restore(tree, step)
+
+
+def digests(state):
+    from ssljax import trees
+
+    return {part: trees.sha256(state[part]) for part in ("params", "opt", "extra")}
+
+
+def steps_of(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").glob("[0-9]*") if (p / "commit_success.txt").exists())
+
+
+def largest_file(workdir, step):
+    """The data file that holds most of a step."""
+    files = [p for p in (workdir / "checkpoints" / str(step) / "state").rglob("*") if p.is_file() and p.parent.name == "d"]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+class FellShort(Exception):
+    """What should hold does not."""
+
+
+def hold(true, otherwise):
+    if not true:
+        raise FellShort(otherwise)
+
+
+def same_end(bench, workdir):
+    got = digests(read(workdir, bench.steps))
+    differ = [part for part in got if got[part] != bench.whole[part]]
+    hold(not differ, f"SHA-256 of {', '.join(differ)} at step {bench.steps} is not the uninterrupted run's")
+    return f"SHA-256 of params, opt and extra equal at step {bench.steps}"
+
+
+# ----------------------------------------------------------------------------------------------------------------- scenarios
+def whole(bench):
+    """the run that nothing befalls ends, and every kept step verifies"""
+    workdir = bench.scratch / "whole"
+    code = bench.finish(workdir)
+    hold(code == 0, f"exit code {code}: {bench.said(workdir)[-2000:]}")
+    bench.state = read(workdir, bench.steps)
+    bench.whole = digests(bench.state)
+    return f"{bench.steps} steps, params {bench.whole['params'][:12]}"
+
+
+def kills(bench):
+    """killed -9 at random moments, some during a save: every restart goes on, and ends with the same bits"""
+    workdir, done, during, starts, lost = bench.scratch / "kills", 0, 0, 0, 0
+    resumed = 0
+    while done < bench.kills and starts < 2 * bench.kills:
+        starts, since = starts + 1, time.time()
+        process = bench.start(workdir)
+        until(lambda: "compiling the train step" in bench.said(workdir), process)
+        resumed += "resumed at step" in bench.said(workdir)
+        before, begin, kind = steps_of(workdir)[-1:], steps_logged(workdir), done % 4
+        committed = lambda before=before: steps_of(workdir)[-1:] > before  # noqa: E731
+        if kind == 0:  # in the save after the first of this start
+            until(lambda since=since, committed=committed: committed() and saving(workdir, since), process)
+        elif kind == 1:  # some steps after one, out of step with the loop
+            enough = begin + EVERY + bench.random.randint(1, EVERY)
+            until(lambda enough=enough: steps_logged(workdir) >= enough, process)
+            time.sleep(bench.random.uniform(0, 0.2))
+        elif kind == 2:  # in the first save
+            until(lambda since=since: saving(workdir, since), process)
+        else:  # anywhere: compiling, the first step
+            time.sleep(bench.random.uniform(0, 5))
+        if process.poll() is not None and "Gloo context initialization failed" in bench.said(workdir):
+            lost += 1  # 30 s, which XLA's gloo gives its processes to meet in a collective, were too few on a busy machine: a kill as well
+            continue
+        if process.poll() is not None:
+            hold(process.returncode == 0, f"start {starts} ended with {process.returncode}: {bench.said(workdir)[-2000:]}")
+            break  # it was through before the kill
+        kill(process)
+        during += saving(workdir, since)
+        done += 1
+    code = bench.finish(workdir)
+    hold(code == 0, f"the last start ended with {code}: {bench.said(workdir)[-2000:]}")
+    end = same_end(bench, workdir)
+    resumed += "resumed at step" in bench.said(workdir)
+    hold(done == bench.kills, f"only {done} of {bench.kills} kills fitted into the run; {end}")
+    hold(resumed, "no start found a checkpoint: the kills came too early to show anything")
+    counts = f"{done} kills survived, {during} of them with a save under way, {resumed} starts resumed from a checkpoint"
+    return f"{counts}{f', {lost} lost to gloo' if lost else ''}; {end}"
+
+
+def sigterm(bench):
+    """SIGTERM to one of the processes: all save at the same step and exit with 75; the next start ends with the same bits"""
+    workdir = bench.scratch / "sigterm"
+    process = bench.start(workdir)
+    hold(until(lambda: steps_logged(workdir) >= 2, process), f"no steps: {bench.said(workdir)[-2000:]}")
+    try:
+        with faults.lock(workdir):
+            hold(False, "a second run could take the workdir")
+    except UserError as error:
+        hold(f"on {socket.gethostname()}" in str(error) and "process " in str(error), f"the lock does not name its owner: {error}")
+    children = [int(pid) for pid in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    commands = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    trainers = [pid for pid in children if b"ssljax.train" in commands[pid]]
+    os.kill(trainers[-1], signal.SIGTERM)
+    code = wait(process)
+    hold(code == Preempted.CODE, f"exit code {code}, not {Preempted.CODE}: {bench.said(workdir)[-2000:]}")
+    at = steps_of(workdir)[-1]
+    hold(at < bench.steps and f"at step {at} of" in bench.said(workdir), f"saved {at}, said otherwise: {bench.said(workdir)[-1000:]}")
+    hold(bench.finish(workdir) == 0, f"the next start: {bench.said(workdir)[-2000:]}")
+    return f"saved step {at}, exit code {code}; {same_end(bench, workdir)}"
+
+
+def hosts(bench):
+    """2 hosts, then 1, then 2: identical order of examples, parameters within 1e-6 of the whole run's"""
+    import numpy as np
+
+    from ssljax import metrics, trees
+    from ssljax.data import pipeline, sources
+
+    workdir = bench.scratch / "hosts"
+    for processes in (2, 1):
+        begin, process = steps_logged(workdir), bench.start(workdir, processes=processes)
+        hold(until(lambda b=begin: steps_logged(workdir) >= b + bench.steps // 4, process), f"no steps: {bench.said(workdir)[-2000:]}")
+        process.send_signal(signal.SIGTERM)
+        code = wait(process)
+        hold(code == Preempted.CODE, f"{processes} processes: exit code {code}: {bench.said(workdir)[-2000:]}")
+    hold(bench.finish(workdir) == 0, f"the last start: {bench.said(workdir)[-2000:]}")
+    got, want = dict(trees.names(read(workdir, bench.steps)["params"])), dict(trees.names(bench.state["params"]))
+    apart = max(float(np.abs(got[name] - want[name]).max()) for name in want)
+    hold(apart <= 1e-6, f"parameters are {apart:.1e} apart")
+    losses = [[row["loss"] for row in metrics.read(bench.scratch / name)] for name in ("whole", "hosts")]
+    loss_apart = float(np.abs(np.subtract(*losses)).max())
+
+    config = get_config(f"method={bench.method},steps={bench.steps}")
+    source = sources.open(config.data.source, config.data.train)
+    options = dict(batch=config.batch, seed=config.seed, crop=config.data.crop, image_size=config.data.image_size)
+    options["views"] = {name: group.to_dict() for name, group in config.augment.items()}
+
+    def ids(index, count):
+        feed = pipeline.train_batches(source, start_step=0, process_index=index, process_count=count, **options)
+        return [next(feed)["id"] for _ in range(bench.steps)]
+
+    two = [np.concatenate(parts) for parts in zip(ids(0, 2), ids(1, 2), strict=True)]
+    hold(all(np.array_equal(a, b) for a, b in zip(ids(0, 1), two, strict=True)), "the order of examples differs")
+    return f"parameters within {apart:.1e}, losses within {loss_apart:.1e}, {bench.steps} batches of the same ids in the same order"
+
+
+def damaged(bench, name, damage):
+    """The whole run's last step, damaged: a start names file and step, goes back to the step before and ends with the same bits."""
+    workdir = bench.copy(name)
+    before, last = steps_of(workdir)[-2:]
+    file = damage(largest_file(workdir, last))
+    hold(bench.finish(workdir) == 0, f"the start: {bench.said(workdir)[-2000:]}")
+    lines = [line for line in bench.said(workdir).splitlines() if "is damaged" in line]
+    hold(len(lines) == 1, f"{len(lines)} lines of warning")
+    hold(file in lines[0] and f"/{last} is" in lines[0] and f"step {before}" in lines[0], f"the line does not name it: {lines[0]}")
+    return f"step {last} passed over, resumed at {before}; {same_end(bench, workdir)}"
+
+
+def flipped(bench):
+    """one byte of the newest step flipped: named, fallen back from, replaced"""
+
+    def flip(path):
+        data = bytearray(path.read_bytes())
+        data[bench.random.randrange(len(data))] ^= 1
+        path.write_bytes(data)
+        return path.name
+
+    return damaged(bench, "flipped", flip)
+
+
+def truncated(bench):
+    """a file of the newest step cut short, and an empty directory named as a later step: named, fallen back from, replaced"""
+
+    def cut(path):
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size // 2)
+        (path.parents[3] if path.parents[1].name == "state" else path.parents[4]).joinpath(str(bench.steps + 1)).mkdir()
+        return path.name
+
+    return damaged(bench, "truncated", cut)
+
+
+def full(bench):
+    """the disk fills up: exit code 2, earlier steps as they were; with room again the same bits"""
+    workdir = bench.scratch / "full"
+    workdir.mkdir()
+    folder = bench.scratch / "whole" / "checkpoints" / str(bench.steps)
+    size = sum(-(-p.stat().st_size // 4096) * 4096 + 4096 for p in folder.rglob("*"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(2.5 * size)}", "tmpfs", str(workdir)]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        return f"skipped: this user may not mount a tmpfs here ({' '.join(done.stderr.split())[:80]})"
+    try:
+        code = bench.finish(workdir)
+        said = bench.said(workdir)
+        hold(code == 2 and "error: " in said, f"exit code {code}: {said[-2000:]}")
+        line = next(line for line in said.splitlines() if line.startswith("error: "))
+        hold("No space left" in line and str(workdir) in line, f"the message: {line}")
+        kept = steps_of(workdir)
+        hold(kept, "no earlier checkpoint is left")
+        for step in kept:
+            read(workdir, step)
+        subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(workdir)], check=True)
+        hold(bench.finish(workdir) == 0, f"with room again: {bench.said(workdir)[-2000:]}")
+        return f"exit code 2, steps {kept} verify; {same_end(bench, workdir)}"
+    finally:
+        subprocess.run(["umount", str(workdir)], capture_output=True)
+
+
+def peer(bench):
+    """one of two processes killed, no script to end the other: it ends within the timeout, and says who and in which phase"""
+    timeout, workdir = 10, bench.scratch / "peer"
+    command = ["bash", "launch/local_multiprocess.sh", "--dry-run", "2", "4", "--", *bench.words(workdir, f"--peer_timeout={timeout}")]
+    env = {**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    printed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    each = [[word.replace("localhost:PORT", f"localhost:{port}") for word in shlex.split(line)] for line in printed.splitlines()]
+    processes = [bench.popen(words, workdir) for words in each]
+    try:
+        hold(until(lambda: steps_logged(workdir) >= 2, processes[0]), f"no steps: {bench.said(workdir)[-2000:]}")
+        killed = time.monotonic()
+        kill(processes[1])
+        code = wait(processes[0], 6 * timeout)
+        seconds = time.monotonic() - killed
+        said = bench.said(workdir)
+        hold(code is not None, f"the other still ran after {seconds:.0f} s")
+        hold(code != 0 and seconds <= 2 * timeout + 5, f"the other ended with {code} after {seconds:.0f} s")
+        named = [line for line in said.splitlines() if "process 1" in line or "task:1" in line]
+        hold(named, f"nobody names process 1: {said[-2000:]}")
+        return f"ended after {seconds:.0f} s (timeout {timeout}), exit code {code}: {named[0][:160]}"
+    finally:
+        for process in processes:
+            kill(process)
+
+
+SCENARIOS = (whole, kills, sigterm, hosts, flipped, truncated, full, peer)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- main
+def table(rows):
+    lines = ["| fault | what should hold | outcome | detail | seconds |", "|" + " --- |" * 5]
+    return "\n".join(lines + [f"| {r['fault']} | {r['should']} | {r['outcome']} | {r['detail']} | {r['seconds']} |" for r in rows])
+
+
+def main(argv):
+    names = [scenario.__name__ for scenario in SCENARIOS]
+    cli.parse(argv, FLAGS, f"{__doc__}\nscenarios: {', '.join(names)} (whole is always run)")
+    unknown = [name for name in FLAGS.only if name not in names]
+    if unknown:
+        raise UserError(f"--only={','.join(FLAGS.only)}: no scenario {unknown[0]!r}; there are {', '.join(names)}")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    count = min(FLAGS.kills, 3) if FLAGS.quick else FLAGS.kills
+    quick = {"whole", "kills", "sigterm", "flipped", "full", "peer"}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+        steps = 3 * count + 4 * EVERY
+        bench = Bench(pathlib.Path(scratch), FLAGS.method, steps, count, random.Random(FLAGS.seed))
+        for scenario in SCENARIOS:
+            name = scenario.__name__
+            if name != "whole" and name not in (FLAGS.only or (quick if FLAGS.quick else names)):
+                continue
+            started = time.monotonic()
+            try:
+                detail = scenario(bench)
+                outcome = "skipped" if detail.startswith("skipped: ") else "holds"
+            except (FellShort, UserError, OSError) as error:
+                outcome, detail = "fell short", f"{error}"
+            row = {"fault": name, "should": scenario.__doc__, "outcome": outcome, "detail": " ".join(detail.split())}
+            row |= {"seconds": round(time.monotonic() - started, 1), "method": FLAGS.method, "seed": FLAGS.seed, "quick": FLAGS.quick}
+            rows.append({**row, "commit": commit})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            if name == "whole" and outcome != "holds":
+                break  # nothing to compare with
+    out = pathlib.Path(FLAGS.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    print(table(rows))
+    if FLAGS.json:
+        print(json.dumps(rows))
+    if any(row["outcome"] == "fell short" for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.command(main)
