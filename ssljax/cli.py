@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import pathlib
+import re
 import sys
 import traceback
 
@@ -20,10 +21,7 @@ def command(main):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # ahead of any import that might pull TensorFlow in
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.set_verbosity(logging.ERROR)  # the libraries' remarks; ours go to the progress bar
-    xla = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" in xla and "xla_cpu_multi_thread_eigen" not in xla:
-        # Fake devices: a parallel convolution and a collective wait in the same few threads, and can do so for ever.
-        os.environ["XLA_FLAGS"] = xla + " --xla_cpu_multi_thread_eigen=false"
+    fake_devices()
     try:
         main(sys.argv)
     except UserError as error:
@@ -35,6 +33,22 @@ def command(main):
     except Exception:
         traceback.print_exc()
         faults.leave(1)
+
+
+def fake_devices(count=None):
+    """Before JAX starts: `count` fake CPU devices, or what fake ones XLA_FLAGS asks for already, made safe.
+
+    A collective holds a thread of every device until all have come, and XLA's pool has one a device: two at a time, or one beside a
+    parallel convolution, can wait for ever. Hence more threads, and convolutions in one."""
+    xla, name = os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count="
+    if count is not None:
+        xla = f"{re.sub(name + r'[0-9]+', '', xla)} {name}{count}"
+    found = re.search(name + r"(\d+)", xla)
+    if found:
+        os.environ.setdefault("PJRT_NPROC", str(4 * int(found[1])))
+        if "xla_cpu_multi_thread_eigen" not in xla:
+            xla += " --xla_cpu_multi_thread_eigen=false"
+        os.environ["XLA_FLAGS"] = xla.strip()
 
 
 def parse(argv, values, doc):

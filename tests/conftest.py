@@ -4,11 +4,11 @@ import functools
 import os
 import pathlib
 
-# Eigen's threads are the ones that collectives wait in: with more devices than cores, a parallel convolution can wait for ever.
+from ssljax import cli
+
 # Level 0: the suite's time is LLVM's, which optimises programs that run for milliseconds; XLA's own passes all run.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0"
-)
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+cli.fake_devices(8)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

@@ -332,7 +332,7 @@ def spawn(task):
     if task["devices"] > 1:
         # One thread a device: a parallel product and a collective that wait for the same few threads can do so for ever.
         simulated = f"--xla_force_host_platform_device_count={task['devices']} --xla_cpu_multi_thread_eigen=false"
-        environment |= {"XLA_FLAGS": simulated, "JAX_PLATFORMS": "cpu"}
+        environment |= {"XLA_FLAGS": simulated, "JAX_PLATFORMS": "cpu", "PJRT_NPROC": str(4 * task["devices"])}
     command = [sys.executable, str(pathlib.Path(__file__).resolve()), "--task", json.dumps(task)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout:
