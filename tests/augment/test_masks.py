@@ -10,8 +10,6 @@ import pytest
 from ssljax.augment import masks
 from ssljax.errors import UserError
 
-pytestmark = pytest.mark.quick
-
 GRID = (14, 14)
 ONE = {
     "random": (functools.partial(masks.random, grid=GRID, masked=147), 147),

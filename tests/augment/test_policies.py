@@ -8,8 +8,6 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from ssljax.augment import policies
 
-pytestmark = pytest.mark.quick
-
 SIDE = 24
 
 

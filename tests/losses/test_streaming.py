@@ -82,8 +82,7 @@ def check(name, impl, mesh=None):
         np.testing.assert_allclose(g, e, rtol=1e-5, atol=1e-5 * float(jnp.abs(e).max()) + 1e-9, err_msg=f"{name}, output {part}")
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("impl", ["stream", "auto"])
+@pytest.mark.parametrize("impl", ["stream", pytest.param("auto", marks=pytest.mark.quick)])
 @pytest.mark.parametrize("name", LOSSES)
 def test_streamed_is_dense_on_one_device(name, impl, small_blocks):
     check(name, impl)
