@@ -72,12 +72,15 @@ def rules(params, groups=()):
     return out
 
 
-def layer_scales(params, decay):
+def layer_scales(params, decay, *, norm="head"):
     """{name: factor of the learning rate}, decay^(depth + 1 - id) (Clark et al. 2020; MAE, He et al. 2021, A.1).
 
-    id 0: the embeddings of a tower; id i + 1: its block i; depth + 1: all else. float32 (L, 1, ...) for stacked
-    layers, else a float.
+    id 0: the embeddings of a tower; id i + 1: its block i; depth + 1: all else. The norm behind a tower's blocks goes with
+    all else where norm="head" (MAE), with the last block where norm="block" (timm). float32 (L, 1, ...) for stacked layers,
+    else a float. Raises UserError for another word.
     """
+    if norm not in ("head", "block"):
+        raise UserError(f"layer_decay_norm={norm!r}: expected 'head' or 'block'")
     shapes = {name: np.shape(leaf) for name, leaf in trees.names(params)}
     depths = {re.split(STACKED, name)[0]: shape[0] for name, shape in shapes.items() if re.search(STACKED, name)}
     out = {}
@@ -89,6 +92,8 @@ def layer_scales(params, decay):
         elif embedding:  # of the tower that stands in the same place: encoder/pos_embed, encoder/transformer/blocks/...
             depth = [d for tower, d in depths.items() if f"{tower}/".startswith(name[: embedding.end(1)])]
             out[name] = float(decay) ** (depth[0] + 1) if depth else 1.0
+        elif norm == "block" and any(name.startswith(f"{tower}/norm/".lstrip("/")) for tower in depths):
+            out[name] = float(decay)
         else:
             out[name] = 1.0
     return out
@@ -200,20 +205,21 @@ def check(name, hyper):
         raise UserError(f"optimizer {name!r}: unknown {', '.join(map(repr, unknown))}; accepted: {', '.join(known)}")
 
 
-def make(name, *, params, groups=(), clip_norm=None, layer_decay=None, **hyper):
+def make(name, *, params, groups=(), clip_norm=None, layer_decay=None, layer_decay_norm="head", **hyper):
     """-> optax.GradientTransformationExtraArgs, updated with (grads, opt_state, params, s=s, step=step).
 
     name: a key of OPTIMIZERS; hyper: its settings. params: the tree of arrays or shapes that is going to be updated.
-    groups: ((regex, Rule), ...), first match wins. clip_norm: largest global gradient norm. layer_decay: e.g. 0.75.
+    groups: ((regex, Rule), ...), first match wins. clip_norm: largest global gradient norm. layer_decay: e.g. 0.75;
+    layer_decay_norm: `layer_scales`' norm.
     Moments and updates are float32. Before a parameter's freeze_until, its gradient and update are 0 and its moments
     stay as they were made. Raises UserError for unknown names and settings, and as `rules` does.
     """
     check(name, hyper)
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise UserError(f"layer_decay={layer_decay!r}: expected a number above 0 and at most 1")
-    scales = {key: 1.0 for key, _ in trees.names(params)} if layer_decay is None else layer_scales(params, layer_decay)
+    scales = layer_scales(params, layer_decay, norm=layer_decay_norm) if layer_decay else {}
     plans = {
-        key: Plan(key, rule.lr * scales[key], rule.weight_decay, rule.freeze_until, bool(re.search(STACKED, key)))
+        key: Plan(key, rule.lr * scales.get(key, 1.0), rule.weight_decay, rule.freeze_until, bool(re.search(STACKED, key)))
         for key, rule in rules(params, groups).items()
     }
     core = OPTIMIZERS[name](plans, **hyper)

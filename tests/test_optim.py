@@ -123,6 +123,8 @@ def test_layer_decay():
     assert scales["encoder/transformer/blocks/fc1/bias"].shape == (LAYERS, 1)
     assert scales["encoder/patch_embed/kernel"] == scales["encoder/patch_embed/bias"] == scales["encoder/pos_embed"] == 1 / 16
     assert scales["encoder/transformer/norm/scale"] == scales["head/kernel"] == scales["logit_scale"] == 1
+    scales = optim.layer_scales(tree(), 0.5, norm="block")
+    assert scales["encoder/transformer/norm/scale"] == 0.5 and scales["head/kernel"] == 1
     # Every tower has its own depth.
     towers = {f"{t}/{n}": np.zeros((d, 2)) for t, d in (("a", 1), ("b", 2)) for n in ("t/blocks/kernel", "pos_embed")}
     scales = optim.layer_scales(towers, 0.5)
@@ -176,6 +178,7 @@ def test_state_keeps_its_avals_and_moments_are_float32(name, freeze):
         ("sgd", {"groups": (("^haed/kernel", Rule()),)}, ["'^haed/kernel'", "head/kernel", "close names"]),
         ("sgd", {"groups": (("head/(", Rule()),)}, ["'head/('", "regular expression"]),
         ("sgd", {"layer_decay": 1.5}, ["layer_decay=1.5"]),
+        ("sgd", {"layer_decay": 0.5, "layer_decay_norm": "top"}, ["layer_decay_norm='top'", "block"]),
         ("lars", {"norm": "both"}, ["'both'", "separate"]),
     ],
 )

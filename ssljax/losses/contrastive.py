@@ -129,6 +129,23 @@ def _against_queue(q, queue, temperature, impl):
     return statistics(q, queue, 1 / temperature, rows=(lse("negatives"),), labels=labels, impl=impl)
 
 
+def nearest_neighbours(z, queue):
+    """The rows of queue (K, D), as they are stored, that have the greatest cosine with each row of z (B, D) -> (B, D); constant."""
+    z, queue = jax.lax.stop_gradient((z, queue))
+    return queue[similarities(normalise(z), normalise(queue)).argmax(1)]
+
+
+def nnclr(z, p, queue, *, temperature, impl="auto"):
+    """InfoNCE with the nearest neighbour in a queue for the view itself (NNCLR, Dwibedi et al. 2021, eq. 3; one direction).
+
+    loss = info_nce(nearest_neighbours(z, queue), p)
+
+    z: (B, D), projections of one view. p: (B, D), predictions of the other. queue: (K, D). All normalised by the caller; z and the
+    queue are constant. -> float32 scalar.
+    """
+    return info_nce(nearest_neighbours(z, queue), p, temperature=temperature, impl=impl)
+
+
 def moco_v3(q0, q1, k0, k1, *, temperature, impl="auto"):
     """Two views, each the other's query and key (MoCo v3, Chen et al. 2021, Algorithm 1, ctr(q1, k2) + ctr(q2, k1)).
 
@@ -153,6 +170,11 @@ def nt_xent(z0, z1, *, temperature, impl="auto"):
 
     z0, z1: (B, D), normalised by the caller, row i of both from one image. -> float32 scalar.
     """
+    return jnp.mean(_nt_xent_terms(z0, z1, temperature, impl))
+
+
+def _nt_xent_terms(z0, z1, temperature, impl):
+    """-> float32 (2B,), a term for each anchor, in no promised order."""
     check_impl(impl)
     if impl == "dense":
         z, image = jnp.concatenate([z0, z1]), _image_of_row(z0, z1)
@@ -160,10 +182,25 @@ def nt_xent(z0, z1, *, temperature, impl="auto"):
         itself = jnp.eye(len(z), dtype=bool)
         positives = _at((image[:, None] == image[None, :]) & ~itself, logits)  # (2B,)
         others = jnp.where(itself, -jnp.inf, logits)
-        return jnp.mean(jax.nn.logsumexp(others, axis=1) - positives)
+        return jax.nn.logsumexp(others, axis=1) - positives
     asked, image = (lse("others"), total("positives")), jnp.arange(len(z0), dtype=jnp.int32)
     (others, positives), _ = statistics((z0, z1), None, 1 / temperature, rows=asked, labels=image, impl=impl)
-    return jnp.mean(others.over(positives))
+    return others.over(positives)
+
+
+def macl(z0, z1, *, temperature=0.1, alpha=0.5, alignment=0.0, impl="auto"):
+    """NT-Xent at a temperature that follows the model, terms weighed by it (MACL, Huang et al. 2023).
+
+    t = temperature * (1 + alpha * (mean z0 . z1 - alignment));  loss = mean of -log p_i / (1 - p_i + 1e-8), p_i as in NT-Xent at t
+
+    z0, z1: (B, D), normalised by the caller, row i of both from one image. The temperature and the weights are constant. alignment:
+    the paper's A_0. -> float32 scalar.
+    """
+    positives = jnp.sum(z0.astype(jnp.float32) * z1.astype(jnp.float32), axis=-1)
+    t = jax.lax.stop_gradient(temperature * (1 + alpha * (jnp.mean(positives) - alignment)))
+    terms = _nt_xent_terms(z0, z1, t, impl)
+    # 1 - p, where p is near 1 as well
+    return jnp.mean(terms / jax.lax.stop_gradient(1e-8 - jnp.expm1(-terms)))
 
 
 def dcl(z0, z1, *, temperature, sigma=None, impl="auto"):
@@ -202,7 +239,7 @@ def _by_label(z, labels, temperature, anchors=None):
     return logits, (labels[:anchors, None] == labels[None, :]) & others, others
 
 
-def _masked_logsumexp(logits, mask):
+def masked_logsumexp(logits, mask):
     """-> log sum exp over the mask of every row, and which rows have any; the others get 0 and a zero gradient."""
     some = mask.any(axis=1)
     # A row of nothing but -inf would have nan for a gradient.
@@ -227,7 +264,7 @@ def supcon(z, labels, *, temperature, anchors=None, impl="auto"):
         losses = jnp.where(counts > 0, others.over(sums / jnp.maximum(counts, 1)), 0.0)
         return jnp.sum(losses) / jnp.maximum(jnp.sum(counts > 0), 1)
     logits, positives, others = _by_label(z, labels, temperature, anchors)
-    log_p = logits - _masked_logsumexp(logits, others)[0][:, None]  # (A, N)
+    log_p = logits - masked_logsumexp(logits, others)[0][:, None]  # (A, N)
     counts = jnp.sum(positives, axis=1)  # (A,)
     losses = -jnp.sum(jnp.where(positives, log_p, 0.0), axis=1) / jnp.maximum(counts, 1)
     return jnp.sum(losses) / jnp.maximum(jnp.sum(counts > 0), 1)
@@ -247,8 +284,8 @@ def multi_positive(z, labels, *, temperature, impl="auto"):
         losses = others.over(positives.max) - positives.log_sum
         return jnp.sum(jnp.where(counts > 0, losses, 0.0)) / jnp.maximum(jnp.sum(counts > 0), 1)
     logits, positives, others = _by_label(z, labels, temperature)
-    numerator, some = _masked_logsumexp(logits, positives)
-    denominator, _ = _masked_logsumexp(logits, others)
+    numerator, some = masked_logsumexp(logits, positives)
+    denominator, _ = masked_logsumexp(logits, others)
     return jnp.sum(jnp.where(some, denominator - numerator, 0.0)) / jnp.maximum(jnp.sum(some), 1)
 
 
@@ -267,9 +304,49 @@ def pair_nt_xent(z, labels, *, temperature, impl="auto"):
         losses = pair_sum(z, z, 1 / temperature, offset, positives="positives", count="positives", labels=labels, impl=impl)
         return losses / jnp.maximum(jnp.sum(pairs), 1)
     logits, positives, others = _by_label(z, labels, temperature)
-    negatives, some = _masked_logsumexp(logits, others & ~positives)
+    negatives, some = masked_logsumexp(logits, others & ~positives)
     losses = jnp.where(some[:, None], jax.nn.softplus(negatives[:, None] - logits), 0.0)
     return jnp.sum(jnp.where(positives, losses, 0.0)) / jnp.maximum(jnp.sum(positives), 1)
+
+
+def detcon(predictions, targets, masks, *, temperature, impl="auto"):
+    """Contrast of regions across views (DetCon, Henaff et al. 2021, section 3, both directions summed).
+
+    For anchor r of one view: l = r . (all regions of the other view, and those of its own view that are not its own object) / temperature
+    loss_r = mean over its positives of -log softmax(l), positives: regions of the same object in the other view; 0 where there are none
+    loss = sum over both views of the mean over all B M anchors of loss_r / (anchors of r's object in its image and view)
+
+    predictions, targets: two views each, (B, M, D), normalised by the caller; for DetCon_S they are the same. masks: two views, int
+    (B, M), which object of the image a region was pooled from. -> float32 scalar.
+    """
+    check_impl(impl)
+    batch, regions, _ = predictions[0].shape
+    both = jnp.concatenate(masks, axis=1)  # (B, 2M)
+    # A label of its own for each object of each image: where it is found first among the image's regions.
+    first = jnp.argmax(both[:, :, None] == both[:, None, :], axis=2).astype(jnp.int32)
+    labels = jnp.split(first + 2 * regions * jnp.arange(batch, dtype=jnp.int32)[:, None], 2, axis=1)
+    labels = [label.reshape(-1) for label in labels]  # (B M,)
+    areas = [jnp.sum(m[:, :, None] == m[:, None, :], axis=2).reshape(-1) for m in masks]
+    rows = lambda x: x.reshape(batch * regions, -1)  # noqa: E731
+
+    def direction(own, other):
+        anchors, away, home = rows(predictions[own]), rows(targets[other]), rows(targets[own])
+        if impl == "dense":
+            logits, around = similarities(anchors, away) / temperature, similarities(anchors, home) / temperature
+            positives = labels[own][:, None] == labels[other][None, :]
+            around = jnp.where(labels[own][:, None] == labels[own][None, :], -jnp.inf, around)
+            every, found = jax.nn.logsumexp(jnp.concatenate([logits, around], axis=1), axis=1), jnp.sum(positives, axis=1)
+            terms = every - _at(positives, logits) / jnp.maximum(found, 1)
+        else:
+            asked, pair = (lse("all"), total("matches"), count("matches")), (labels[own], labels[other])
+            (across, sums, found), _ = statistics(anchors, away, 1 / temperature, rows=asked, labels=pair, impl=impl)
+            asked = (lse("negatives"), count("negatives"))
+            (around, others), _ = statistics(anchors, home, 1 / temperature, rows=asked, labels=labels[own], impl=impl)
+            more = jnp.where(others > 0, jax.nn.softplus(around.value - across.value), 0.0)
+            terms = across.over(sums / jnp.maximum(found, 1)) + more
+        return jnp.mean(jnp.where(found > 0, terms, 0.0) / areas[own])
+
+    return direction(0, 1) + direction(1, 0)
 
 
 def enqueue(queue, pointer, keys, *, overflow="wrap"):

@@ -57,3 +57,57 @@ def test_mae(norm_pix_loss):
     loss = lambda p: losses.mae(p, *f32[1:], patch_size=2, norm_pix_loss=norm_pix_loss)  # noqa: E731
     np.testing.assert_allclose(loss(f32[0]), np.mean(errors), rtol=1e-5)
     assert not jax.grad(loss)(f32[0])[mask == 0].any()  # visible patches are not learned from
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+def test_video_mae(norm_pix_loss):
+    rng = np.random.default_rng(0)
+    videos, mask = rng.uniform(size=(2, 4, 4, 6, 3)), np.array([[1, 0] * 6, [1, 1, 0, 0] * 3])
+    pred, errors = rng.normal(size=(2, 12, 24)), []
+    for b in range(2):
+        for n in range(12):
+            time, row, column = n // 6, n % 6 // 3, n % 3
+            patch = videos[b, 2 * time : 2 * time + 2, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(8, 3)
+            if norm_pix_loss:
+                patch = (patch - patch.mean(0)) / (patch.std(0, ddof=1) + 1e-6)
+            if mask[b, n]:
+                errors.append(np.mean((pred[b, n] - patch.ravel()) ** 2))
+    f32 = [jnp.asarray(a, jnp.float32) for a in (pred, videos)]
+    got = losses.video_mae(*f32, jnp.asarray(mask, bool), patch_size=2, tubelet=2, norm_pix_loss=norm_pix_loss)
+    np.testing.assert_allclose(got, np.mean(errors), rtol=1e-5)
+    with pytest.raises(UserError, match="tubelet=3"):
+        losses.video_mae_target(f32[1], patch_size=2, tubelet=3, norm_pix_loss=norm_pix_loss)
+
+
+def test_simmim_refuses_a_mask_of_another_size():
+    images = jnp.zeros((1, 4, 6, 3))
+    with pytest.raises(UserError, match="does not cover"):
+        losses.simmim(images, images, jnp.zeros((1, 2, 2)), patch_size=2)
+
+
+def test_data2vec_target():
+    layers = np.random.default_rng(0).normal(size=(2, 3, 5, 4)) + 1
+
+    def standard(x, axes):
+        return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+
+    expected = standard(np.mean([standard(standard(x, (0, 1)), (2,)) for x in layers], axis=0), (1,))
+    f32 = jnp.asarray(layers, jnp.float32)
+    got = losses.data2vec_target(f32, norms=("batch", "layer"), norms_after=("instance",))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    mask = jnp.ones((3, 5))
+    assert not jax.grad(lambda x: losses.data2vec(jnp.zeros((3, 5, 4)), losses.data2vec_target(x), mask))(f32).any()
+    with pytest.raises(UserError, match="'group'"):
+        losses.data2vec_target(f32, norms=("group",))
+
+
+def test_ijepa_with_several_context_blocks():
+    rng = np.random.default_rng(0)
+    features, masks = rng.normal(size=(2, 6, 4)), rng.integers(0, 6, size=(3, 2, 2))
+    predictions, errors = rng.normal(size=(3, 2, 2, 2, 4)), []  # (T, C, B, M, D)
+    unit = (features - features.mean(-1, keepdims=True)) / np.sqrt(features.var(-1, keepdims=True) + 1e-5)
+    for t, c, b, m in np.ndindex(3, 2, 2, 2):
+        d = np.abs(predictions[t, c, b, m] - unit[b, masks[t, b, m]])
+        errors.append(np.mean(np.where(d < 1, d**2 / 2, d - 0.5)))
+    targets = losses.ijepa_targets(jnp.asarray(features, jnp.float32), jnp.asarray(masks))
+    np.testing.assert_allclose(losses.ijepa(jnp.asarray(predictions, jnp.float32), targets), np.mean(errors), rtol=1e-5)

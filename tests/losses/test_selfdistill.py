@@ -59,3 +59,35 @@ def test_entropy():
     np.testing.assert_allclose(losses.entropy(jnp.zeros((8, 8))), np.log(8), rtol=1e-6)
     assert losses.entropy(spread).max() < 1e-6
     np.testing.assert_allclose(losses.entropy_of_mean(spread), np.log(8), rtol=1e-6)
+
+
+def test_across_crops_of_others():
+    rng = np.random.default_rng(0)
+    q, student = softmax(rng.normal(size=(2, 4, 5))), rng.normal(size=(3, 4, 5))
+    expected = np.mean([-np.mean(np.sum(q[g] * np.log(softmax(student[v] / 0.1)), -1)) for g in range(2) for v in range(3)])
+    f32 = [jnp.asarray(a, jnp.float32) for a in (q, student)]
+    np.testing.assert_allclose(losses.across_crops(*f32, temperature=0.1, pairs="all"), expected, rtol=1e-5)
+    with pytest.raises(UserError, match="'all'"):
+        losses.across_crops(*f32, temperature=0.1, pairs="some")
+
+
+def test_targets_are_constant():
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=(4, 5)), jnp.float32) for _ in range(2))
+    mask = jnp.ones((4,))
+
+    def every(target):
+        q = jax.nn.softmax(target)
+        regressed = losses.byol(x, x, target, target) + losses.simsiam(x, x, target, target)
+        ressl = losses.ressl(x, target, target, student_temperature=0.1, teacher_temperature=0.1, impl="dense")
+        return (
+            regressed + ressl + losses.ibot(x, q, mask, temperature=0.1) + losses.across_crops(q[None], x[None], temperature=1, pairs="all")
+        )
+
+    assert not jax.jit(jax.grad(every))(y).any()
+
+
+def test_koleo_is_finite_where_features_are_equal():
+    for z in (jnp.ones((6, 4)), jnp.zeros((6, 4))):
+        value, gradient = jax.jit(jax.value_and_grad(losses.koleo))(z)
+        assert np.isfinite(value) and np.isfinite(gradient).all()

@@ -33,6 +33,13 @@ QUEUE = unit(40, 6)  # eight devices divide it
 RAGGED_QUEUE = unit(37, 7)
 SCALE, BIAS = jnp.float32(9.0), jnp.float32(-3.0)
 
+OBJECTS = [LABELS.reshape(6, 4) % 3, LABELS.reshape(6, 4) // 3]
+
+
+def regions(views):
+    return [z.reshape(6, 4, -1) for z in views]
+
+
 # name: (loss of differentiable arguments and impl, those arguments)
 LOSSES = {
     "clip_softmax": (losses.clip_softmax, (X, Y, SCALE)),
@@ -50,6 +57,11 @@ LOSSES = {
     "supcon, anchors": (lambda z, impl: losses.supcon(z, LABELS, temperature=0.2, anchors=16, impl=impl), (X,)),
     "multi_positive": (lambda z, impl: losses.multi_positive(z, LABELS, temperature=0.2, impl=impl), (X,)),
     "pair_nt_xent": (lambda z, impl: losses.pair_nt_xent(z, LABELS, temperature=0.2, impl=impl), (X,)),
+    "macl": (lambda a, b, impl: losses.macl(a, b, temperature=0.2, alignment=0.3, impl=impl), (X, Y)),
+    "nnclr": (lambda p, impl: losses.nnclr(X, p, QUEUE, temperature=0.2, impl=impl), (Y,)),
+    "ressl": (lambda q, impl: losses.ressl(q, Y, QUEUE, student_temperature=0.1, teacher_temperature=0.05, impl=impl), (X,)),
+    "detcon": (lambda *z, impl: losses.detcon(regions(z[:2]), regions(z[2:]), OBJECTS, temperature=0.2, impl=impl), (X, Y, U, V)),
+    "uniformity": (lambda z, impl: losses.uniformity(z, t=3.0, impl=impl), (X,)),
     "siglip": (losses.siglip, (X, Y, SCALE, BIAS)),
     "siglip, labels": (lambda x, y, s, b, impl: losses.siglip(x, y, s, b, labels=LABELS, impl=impl), (X, Y, SCALE, BIAS)),
     "siglip, soft": (lambda x, y, s, b, impl: losses.siglip(x, y, s, b, targets=SOFT, impl=impl), (X, Y, SCALE, BIAS)),
