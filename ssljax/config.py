@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import re
 
 import ml_collections
 
@@ -39,6 +40,7 @@ class Optim:
     name: str = arg("adamw", "adamw, sgd, lars, lamb or lion")
     clip_norm: float = arg(0.0, "largest global gradient norm; 0: no clipping")
     layer_decay: float = arg(0.0, "learning rate factor from each block to the one below; 0: none")
+    layer_decay_norm: str = arg("head", "whose factor the norm behind the blocks takes: head (MAE) or block, the last one's (timm)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,13 @@ class Evals:
     batch: int = arg(256, "images in a batch of feature extraction")
 
 
-SECTIONS = {"data": Data, "optim": Optim, "log": Log, "checkpoint": Checkpoint, "evals": Evals}
+@dataclasses.dataclass(frozen=True)
+class Init:
+    checkpoint: str = arg("", "a workdir of train.py or convert.py whose weights the run starts from; empty: a fresh start")
+    drop: str = arg("", "regular expression of parameters that are not taken from it, e.g. '/out/|^head/'")
+
+
+SECTIONS = {"init": Init, "data": Data, "optim": Optim, "log": Log, "checkpoint": Checkpoint, "evals": Evals}
 TOP = {
     "seed": (0, "all randomness comes from this"),
     "steps": (1000, "optimizer steps"),
@@ -161,7 +169,7 @@ def override(config, key, text):
         fits = isinstance(value, type(node)) or (isinstance(node, float) and type(value) is int) or node is None
         if not fits or (isinstance(value, bool) and not isinstance(node, bool)):
             raise ValueError
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # what literal_eval may raise
         raise UserError(f"--config.{key}={text}: expected {type(node).__name__}, like {node!r}") from None
     parent[last] = type(node)(value) if node is not None else value
 
@@ -172,8 +180,11 @@ def to_dict(config):
 
 
 def from_dict(values):
-    """The inverse of `to_dict`, as stored in a checkpoint."""
-    return ml_collections.ConfigDict(values)
+    """The inverse of `to_dict`, as stored in a checkpoint. Raises UserError for what can be no config."""
+    try:
+        return ml_collections.ConfigDict(values)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the stored config is damaged: {error}") from None
 
 
 # ---------------------------------------------------------------------------------------------------- what a run is made of
@@ -181,6 +192,7 @@ def from_dict(values):
 class Built:
     """A config, checked: the objects that `train.py` and `evaluate.py` work with."""
 
+    init: Init
     method: object
     groups: dict  # augment.Group by name
     data: Data
@@ -196,7 +208,7 @@ class Built:
 def build(config):
     """ConfigDict -> Built. Touches no device and no data. Raises UserError naming the key, the value and what was expected."""
     values = config.to_dict()
-    fields.check_keys(values, {**TOP, **FREE, **SECTIONS, "method": 0, "augment": 0}, "", "a config")
+    _check_form(values)
     for key, (default, _) in TOP.items():
         if type(values[key]) is not type(default):
             raise UserError(f"config.{key}={values[key]!r}: expected {type(default).__name__}")
@@ -227,13 +239,14 @@ def build(config):
             if len(getattr(group, key)) not in (1, group.count):
                 raise UserError(f"config.augment.{name}.{key}={getattr(group, key)}: expected one probability or {group.count}, one a view")
     spec = dict(values["method"])
-    if "name" not in spec:
-        raise UserError("config.method.name is missing: the name of a file in ssljax/methods/")
+    if not isinstance(spec.get("name"), str):
+        raise UserError(f"config.method.name={spec.get('name')!r}: expected the name of a file in ssljax/methods/")
     built = fields.build(method.find(spec.pop("name")), spec, "method")
     optimizer = dict(values["optim"])
     if "lr" not in optimizer:
         raise UserError("config.optim.lr is missing: a schedule, e.g. {'kind': 'cosine', 'base': 1e-3, 'warmup_steps': 100}")
     lr, weight_decay = optimizer.pop("lr"), optimizer.pop("weight_decay")
+    optimizer = {f.name: f.default for f in dataclasses.fields(Optim)} | optimizer
     fields.build(Optim, {f.name: optimizer[f.name] for f in dataclasses.fields(Optim)}, "optim")
     try:
         optim.check(optimizer["name"], set(optimizer) - {f.name for f in dataclasses.fields(Optim)})
@@ -246,6 +259,32 @@ def build(config):
             raise UserError(f"config.{where}: {error}") from None
     rules = tuple((pattern, fields.build(optim.Rule, rule, "groups")) for pattern, rule in values["groups"])
     return Built(method=built, groups=groups, optim=optimizer, lr=lr, weight_decay=weight_decay, rules=rules, **sections)
+
+
+def _check_form(values):
+    """Every key there, none more, and sections where sections should be: what a stored or generated config may lack."""
+    sections = dict.fromkeys((*SECTIONS, "method", "augment", "mesh"), dict)
+    known = {**TOP, **FREE, **sections}
+    fields.check_keys(values, known, "", "a config")
+    for key in known:
+        if key not in values:
+            raise UserError(f"config.{key} is missing: a config made by config.make(...) has it")
+        kind = sections.get(key) or ((tuple, list) if key in FREE else None)
+        if kind and not isinstance(values[key], kind):
+            what = "a section, keys and values" if kind is dict else "a tuple"
+            raise UserError(f"config.{key}={values[key]!r}: expected {what}")
+    for key in ("sharding", "groups"):
+        kind = dict if key == "groups" else (str, tuple, list)
+        for rule in values[key]:
+            if not (isinstance(rule, (tuple, list)) and len(rule) == 2 and isinstance(rule[0], str) and isinstance(rule[1], kind)):
+                raise UserError(f"config.{key}: {rule!r}: expected (regex, {'{...}' if kind is dict else 'axes'})")
+            try:
+                re.compile(rule[0])
+            except re.error as error:
+                raise UserError(f"config.{key}: {rule[0]!r} is no regular expression: {error}") from None
+    for key in ("name", "lr", "weight_decay"):
+        if key not in values["optim"]:
+            raise UserError(f"config.optim.{key} is missing")
 
 
 def _check_checkpoint(checkpoint, evals):
@@ -264,7 +303,7 @@ def _check_checkpoint(checkpoint, evals):
 # What a run may change when it goes on: how long, how it is watched, how it lies on devices. The source's name too: its fingerprint is
 # compared in its place, so that a folder may have moved.
 RESUMABLE = (
-    *("steps", "log", "checkpoint", "evals", "mesh", "sharding", "microbatch", "nan"),
+    *("steps", "init", "log", "checkpoint", "evals", "mesh", "sharding", "microbatch", "nan"),
     *("data.source", "data.test", "data.label", "data.features", "data.threads", "data.prefetch", "data.bad_share"),
 )
 

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 from absl import flags
+from etils import epath
 
 from ssljax import cli
 from ssljax.errors import UserError
@@ -44,7 +45,7 @@ def restore(directory, *, step=None, data="", label=""):
     from ssljax.data import sources
     from ssljax.method import State
 
-    folder = pathlib.Path(directory)
+    folder = epath.Path(directory)  # local, or gs://
     folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     checkpoints = checkpoint.Checkpoints(folder, read_only=True)
     step = step or checkpoints.latest()
@@ -201,7 +202,7 @@ def main(argv):
         evals.load(name)
     table, runs = [], []
     for directory in FLAGS.checkpoint:
-        folder = pathlib.Path(directory)
+        folder = epath.Path(directory)
         restored = restore(directory, step=FLAGS.step, data=FLAGS.data, label=FLAGS.label)
         name = folder.name if folder.name != "checkpoints" else folder.parent.name
         rows, notes, trained = rows_of(restored, FLAGS.evals, baselines=FLAGS.baselines)

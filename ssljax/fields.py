@@ -36,7 +36,9 @@ def expand(cls, spec, where):
                 inner = {"name": f.metadata["module"]["name"], **inner}
             if not inner["name"]:
                 raise UserError(f"config.{where}.{name} is missing: a {cls.__name__} needs it, e.g. {name}=vit.size('S/16')")
-            out[name] = {"name": inner["name"]} | expand(_module_class(inner["name"]), _unnamed(inner), f"{where}.{name}")
+            out[name] = {"name": inner["name"]} | expand(
+                _module_class(inner["name"], f"{where}.{name}"), _unnamed(inner), f"{where}.{name}"
+            )
         else:
             default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
             out[name] = spec.get(name, default)
@@ -46,22 +48,29 @@ def expand(cls, spec, where):
 def build(cls, spec, where):
     """dict of fields -> instance of `cls`, nested modules built. Raises UserError for unknown keys and wrong types."""
     known = fields(cls)
-    check_keys(spec, known, where, cls.__name__)
+    check_keys(spec if isinstance(spec, dict) else None, known, where, cls.__name__)
     hints = typing.get_type_hints(cls)
     values = {}
+    for name in known:
+        if "module" in known[name].metadata and name not in spec:
+            raise UserError(f"config.{where}.{name} is missing: {known[name].metadata['help']}")
     for name, value in spec.items():
         if "module" in known[name].metadata:
-            values[name] = build(_module_class(value["name"]), _unnamed(value), f"{where}.{name}")
+            if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+                raise UserError(f"config.{where}.{name}={value!r}: expected a section with the name of a model and its fields")
+            values[name] = build(_module_class(value["name"], f"{where}.{name}"), _unnamed(value), f"{where}.{name}")
         else:
             values[name] = _typed(value, hints.get(name), f"{where}.{name}")
     return cls(**values)
 
 
 def check_keys(spec, known, where, owner):
-    """Raises UserError for the first key of `spec` that is not in `known`, naming the nearest."""
+    """Raises UserError for the first key of `spec` that is not in `known`, naming the nearest; or if `spec` is no dict or list of keys."""
+    if not isinstance(spec, (dict, list)):
+        raise UserError(f"config.{where}={spec!r}: expected a section of {owner}: {', '.join(sorted(known))}")
     for key in spec:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise UserError(f"config.{where}{'.' if where else ''}{key}: {owner} has no such key; {hint}It has: {', '.join(sorted(known))}")
 
@@ -85,10 +94,13 @@ def _unnamed(spec):
     return {k: v for k, v in spec.items() if k != "name"}
 
 
-def _module_class(name):
+def _module_class(name, where=""):
     from ssljax import models  # not at the top: models' own files take `arg` from here
 
-    return models.module_class(name)
+    try:
+        return models.module_class(name)
+    except UserError as error:
+        raise UserError(f"config.{where}: {error}") from None
 
 
 def _typed(value, hint, where):

@@ -74,6 +74,8 @@ class Method:
 
 def find(name):
     """The Method class of `name`: a file of ssljax/methods/, or any module on the Python path that holds one Method."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name):
+        raise UserError(f"config.method.name={name!r}: expected a name as Python has them; methods here: {', '.join(available())}")
     try:
         file = importlib.import_module(f"ssljax.methods.{name}" if "." not in name else name)
     except ModuleNotFoundError as error:

@@ -108,9 +108,11 @@ def make(spec, steps):
     """
     if isinstance(spec, (int, float)):
         return constant(float(spec))
+    if not isinstance(spec, dict):
+        raise UserError(f"schedule {spec!r}: expected a number, or a section with kind={', '.join(KINDS)}")
     spec = dict(spec)
     kind = spec.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"schedule kind={kind!r}: expected one of {', '.join(KINDS)}, or a number for a constant")
     own = [p for p in inspect.signature(KINDS[kind]).parameters.values() if p.kind is not p.VAR_KEYWORD]
     ramp = [p for p in inspect.signature(_shaped).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -20,7 +20,12 @@ from ssljax import cli
 from ssljax.errors import Preempted, UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "where checkpoints and metrics go; started again with the same one, a run resumes", flag_values=FLAGS)
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "where checkpoints and metrics go; started again with the same one, a run resumes. gs://BUCKET/NAME: checkpoints; the rest in runs/NAME",
+    flag_values=FLAGS,
+)
 flags.DEFINE_bool(
     "shrink", False, "run the config as a toy: tiny model, two steps, synthesised records. Does it run at all?", flag_values=FLAGS
 )
@@ -36,10 +41,20 @@ def train(config, workdir, *, profile=None, allow_changes=False, peer_timeout=20
     Raises UserError for what a user can mend, before any array is made where that can be known; Preempted after SIGTERM or SIGINT.
     """
     with contextlib.ExitStack() as held:  # the lock, threads, signal handlers: let go of however the run ends
-        return _train(config, pathlib.Path(workdir), held, profile, allow_changes, peer_timeout)
+        return _train(config, *places(workdir), held, profile, allow_changes, peer_timeout)
 
 
-def _train(config, workdir, held, profile, allow_changes, peer_timeout):
+def places(workdir):
+    """-> (folder of lock, metrics and lists, a local path; where checkpoints go, a local path or a gs:// one).
+
+    A bucket keeps checkpoints only: it knows neither locks nor appending. The rest is under runs/ of this machine, by the same name.
+    """
+    remote = "://" in str(workdir)
+    local = pathlib.Path("runs", str(workdir).rstrip("/").rpartition("/")[2]) if remote else pathlib.Path(workdir)
+    return local, f"{str(workdir).rstrip('/')}/checkpoints" if remote else local / "checkpoints"
+
+
+def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
     # ------------------------------------------------------------------------------------------------------- check it all
     from ssljax import config as configs
     from ssljax import inputs
@@ -54,7 +69,7 @@ def _train(config, workdir, held, profile, allow_changes, peer_timeout):
 
     import jax  # nothing above has touched a device
 
-    from ssljax import checkpoint, faults, metrics, program, sharding, trees
+    from ssljax import checkpoint, encoder, faults, initialise, metrics, program, sharding, trees
 
     mesh = sharding.make_mesh(config.mesh.to_dict(), batch=config.batch)
     lead = jax.process_index() == 0
@@ -65,7 +80,7 @@ def _train(config, workdir, held, profile, allow_changes, peer_timeout):
     killed = held.enter_context(faults.lock(workdir)) if lead else ""
     if killed:
         say(f"{workdir} was left by {killed}, which did not end by itself")
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", **vars(built.checkpoint))
+    checkpoints = checkpoint.Checkpoints(folder, **vars(built.checkpoint))
     first = checkpoints.latest() or 0
     stored, about = configs.to_dict(config), {"data": source.fingerprint, "examples": len(source)}
     if first:
@@ -83,6 +98,10 @@ def _train(config, workdir, held, profile, allow_changes, peer_timeout):
     raw = next(feed)  # shapes for the program; it is the first batch of the run as well
     run = program.make(config, built, mesh, raw, len(source))
     state = checkpoints.restore(run.shapes) if first else run.init()
+    if built.init.checkpoint and not first:
+        state, report = initialise.warm_start(state, encoder.restore(built.init.checkpoint), built.init.drop)
+        say(f"weights of {built.init.checkpoint}: " + ", ".join(f"{len(names)} {what}" for what, names in report.items())
+            + (f" ({', '.join(report['fresh'][:5])}{' ...' if len(report['fresh']) > 5 else ''})" if report["fresh"] else ""))  # fmt: skip
     say(
         f"{config.method.name}: {trees.size(state.params) / 1e6:.2f} M parameters, {len(source)} examples of {built.data.source}, "
         f"batch {config.batch}, mesh {dict(mesh.shape)} on {mesh.size} x {mesh.devices.flat[0].device_kind}; "
@@ -199,7 +218,7 @@ def _train(config, workdir, held, profile, allow_changes, peer_timeout):
         say(f"nothing to do: {checkpoints.directory} is at step {first} of {config.steps}; raise --config.steps to go on")
     else:
         say(f"done: {config.steps} steps in {time.monotonic() - started:.0f} s; evaluate it with\n"
-            f"  python -m ssljax.evaluate --checkpoint {workdir}")  # fmt: skip
+            f"  python -m ssljax.evaluate --checkpoint {checkpoints.directory.parent}")  # fmt: skip
     return {"state": state, "metrics": last, "program": run}
 
 

@@ -1,5 +1,8 @@
 """Checkpoints: bitwise round trips across meshes, mismatches caught before reading, incomplete steps ignored."""
 
+import json
+import logging
+import os
 import re
 import shutil
 from typing import NamedTuple
@@ -331,3 +334,55 @@ def test_a_disk_that_fails_is_one_clear_line_and_earlier_steps_stay(tmp_path, mo
         checkpoints.wait()
     assert "\n" not in str(error.value)
     np.testing.assert_array_equal(Checkpoints(directory, read_only=True).restore(TARGET)["w"], 3.0)
+
+
+MUTATIONS = int(os.environ.get("SSLJAX_MUTATIONS", 400))  # 10000: three minutes or so
+
+
+def test_mutated_checkpoints_never_crash_the_reader(saved, tmp_path):
+    """A file of a step damaged: what is read is what was written, or a UserError names the step. In half the cases the manifest is made
+    to fit, so that the damage is believed and reaches JSON, Orbax and TensorStore; then the numbers may differ, and no more."""
+    from ssljax import checkpoint
+
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # Orbax leaves the other files' errors to it once one was raised
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    step, want, rng = folder / "5", host_state(), np.random.default_rng(0)
+    files = sorted(p for p in step.rglob("*") if p.is_file() and p.name not in ("commit_success.txt", "_CHECKPOINT_METADATA"))
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), want)
+    manifest = (step / "manifest.json").read_bytes()
+    damaged = 0
+    for i in range(MUTATIONS):
+        file = files[i % len(files)]
+        before = file.read_bytes()
+        data = bytearray(before)
+        kind = rng.integers(5)
+        if kind == 0:
+            data = data[: rng.integers(len(data) + 1)]
+        elif kind == 1:
+            at = rng.integers(len(data) + 1)
+            data[at:at] = rng.bytes(rng.integers(1, 9))
+        else:
+            for at in rng.integers(0, max(len(data), 1), rng.integers(1, 9)) if data else ():
+                data[at] = rng.integers(256)
+        believed = i // len(files) % 2 and file.name != "manifest.json"
+        file.write_bytes(data)
+        if believed:
+            (step / "manifest.json").write_text(json.dumps({"step": 5, "files": checkpoint._digests(step)}))
+        checkpoints = Checkpoints(folder, read_only=True, say=lambda line: None)
+        try:
+            assert (
+                isinstance(checkpoints.config(), dict | list | str | int | float | None) and believed or checkpoints.config()["seed"] == 0
+            )
+            checkpoints.info()
+            got = checkpoints.restore(target)
+            if not believed:
+                assert_bitwise(got, want)
+        except UserError as error:
+            assert str(folder) in str(error)
+            damaged += 1
+        checkpoints.close()
+        file.write_bytes(before)
+        (step / "manifest.json").write_bytes(manifest)
+    assert_bitwise(Checkpoints(folder, read_only=True).restore(target), want)
+    assert damaged > MUTATIONS // 2

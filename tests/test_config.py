@@ -1,5 +1,9 @@
 """Configs: every key is known, checked and overridable."""
 
+import copy
+import json
+import random
+
 import pytest
 
 from ssljax import config as configs
@@ -127,3 +131,96 @@ def test_differences_are_the_keys_that_a_resumed_run_may_not_change():
         "config.method.temperature: 0.2, now 0.3",
         "config.optim.b1: 'absent', now 0.8",
     ]
+
+
+JUNK = (None, "", "x", "0", "()", -1, 0, 7, 10**30, 0.5, float("nan"), float("inf"), True, [], [[]], {}, {"name": "x"}, [1, "a"], "\0", "é")
+
+
+def paths(tree, where=()):
+    """Every key path of a nested dict, sections included."""
+    for key, value in tree.items():
+        yield (*where, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*where, key))
+
+
+def mutate(tree, rng):
+    """One key of a nested dict set to something else, renamed, left out, or put where it does not belong; in place."""
+    path = rng.choice(list(paths(tree)))
+    node = tree
+    for key in path[:-1]:
+        node = node[key]
+    kind = rng.randrange(5)
+    value = node.pop(path[-1])
+    if kind == 0:
+        node[path[-1] + rng.choice("sx_.\0")] = value
+    elif kind == 1:
+        rng.choice([tree, node])[rng.choice(path)] = value
+    elif kind > 2:
+        node[path[-1]] = rng.choice(JUNK)
+
+
+def test_mutated_configs_end_in_a_config_or_a_named_error():
+    """10,000 configs as a checkpoint stores them, each damaged in one to three places."""
+    rng = random.Random(0)
+    stored = [configs.to_dict(configs.load(path)) for path in CONFIGS]
+    good = 0
+    for i in range(10_000):
+        values = copy.deepcopy(stored[i % len(stored)])
+        for _ in range(rng.randint(1, 3)):
+            mutate(values, rng)
+        try:
+            config = configs.from_dict(json.loads(json.dumps(values)))
+            configs.build(config)
+            configs.differences(values, stored[0])
+            good += 1
+        except UserError as error:
+            assert "config" in str(error) or "method" in str(error), str(error)
+    assert 1000 < good < 9000
+
+
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+def test_mutated_command_lines_end_in_a_config_or_a_named_error():
+    """10,000 overrides and arguments of config files, of mutated keys and values."""
+    rng = random.Random(1)
+    config = simclr()
+    keys = [".".join(path) for path in paths(config.to_dict())]
+    letters = "0123456789.eE+-()[]{}',:=_ xainfTrue\0é\n\\\""
+    texts = [
+        "0.1",
+        "64",
+        "True",
+        "(0.1, 1.0)",
+        "'knn',",
+        "scenes/plain",
+        "{'a': 1}",
+        "1" * 5000,
+        "(" * 300,
+        "{[]: 1}",
+        "9e999",
+        "b'x'",
+        "1 if 1 else 2",
+    ]
+    good = 0
+
+    def scramble(text):
+        text = list(text)
+        for _ in range(rng.randrange(4)):
+            at = rng.randrange(len(text) + 1)
+            text[at : at + rng.randrange(2)] = rng.choice(letters)
+        return "".join(text)
+
+    for i in range(10_000):
+        key, text = rng.choice(keys), rng.choice(texts)
+        if rng.random() < 0.2:
+            key = scramble(key)
+        text = scramble(text)
+        try:
+            if i % 5 == 0:
+                configs.parse(f"{key}={text},batch={scramble('64')}", batch=4, data="plain", lr=0.1, fast=False)
+            else:
+                configs.override(config.copy_and_resolve_references() if i % 50 else config, key, text)
+            good += 1
+        except UserError:
+            pass
+    assert 1000 < good < 9000

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from ssljax import checkpoint, trees
 from ssljax import config as configs
-from ssljax.train import train
+from ssljax.train import places, train
 from tests.conftest import CONFIGS, METHODS, ROOT
 
 OTHERS = [path for path in CONFIGS if path not in METHODS.values()]
@@ -149,7 +150,12 @@ def test_import_and_a_train_step_where_tensorflow_raises(tmp_path):
     program = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r}); sys.path.insert(1, {str(ROOT)!r})
+import importlib, pkgutil
 import ssljax, ssljax.train, ssljax.evaluate, ssljax.losses, ssljax.evals.knn, ssljax.report
+for folder in ("models", "losses", "methods", "augment"):
+    package = importlib.import_module(f"ssljax.{{folder}}")
+    for found in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"ssljax.{{folder}}.{{found.name}}")
 from tests.conftest import METHODS, program_of, raw_batch
 config, _, program = program_of(METHODS["simclr"], "1")
 state, metrics = program.step(program.init(), program.put(raw_batch(config)))
@@ -159,3 +165,17 @@ print("a step without TensorFlow")
 """
     code, out, error = command("-c", program)
     assert code == 0 and "a step without TensorFlow" in out, error
+
+
+def test_import_ssljax_is_quick():
+    """Under three seconds warm, by Python's own account (microseconds, cumulative; the second of two imports)."""
+    for _ in range(2):
+        code, _, said = command("-X", "importtime", "-c", "import ssljax")
+        assert code == 0, said
+    lines = [line.split("|") for line in said.splitlines() if line.startswith("import time:") and "ssljax" in line]
+    assert lines and int(lines[-1][1]) < 3_000_000, lines[-1]
+
+
+def test_a_bucket_holds_the_checkpoints_and_this_machine_the_rest(tmp_path):
+    assert places(tmp_path) == (tmp_path, tmp_path / "checkpoints")
+    assert places("gs://bucket/runs/simclr/") == (pathlib.Path("runs/simclr"), "gs://bucket/runs/simclr/checkpoints")
