@@ -18,9 +18,8 @@ def get_config(arg=""):
         batch=a.batch,
         method=dict(
             name="siglip",
-            out=64,
-            encoder=dict(name="resnet", stages=(1, 1, 1), bottleneck=False, width=16, stem="small"),
-            text=dict(name="text", vocab_size=2048, length=12, width=64, depth=2, heads=4, mlp_dim=128, pool="gap"),
+            encoder=dict(name="resnet", stages=(1, 1, 1), bottleneck=False, width=16, stem="small", out=64),
+            text=dict(name="text", vocab_size=2048, length=12, width=64, depth=2, heads=4, mlp_dim=128, pool="gap", out=64),
         ),
         data=dict(
             source="scenes/photo", label="photograph", caption="caption", tokenizer="words:2048", image_size=32,

@@ -16,11 +16,12 @@ def get_config(arg=""):
         batch=a.batch,
         method=dict(
             name="siglip",
-            out=768,
             init_temperature=10.0,
             init_bias=-10.0,
             encoder=vit.size("B/16", pool="map", class_token=False, activation="gelu_tanh", dtype="bfloat16", remat="dots"),
-            text=text.size("B", vocab_size=32_000, length=64, activation="gelu_tanh", dtype="bfloat16", remat="dots"),
+            text=text.size(
+                "B", vocab_size=32_000, length=64, out=768, out_bias=True, activation="gelu_tanh", dtype="bfloat16", remat="dots"
+            ),
         ),
         data=dict(
             source="tfds:coco_captions", caption="caption", tokenizer="words:32000", image_size=224,

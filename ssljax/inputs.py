@@ -66,6 +66,7 @@ def train_batches(config, built, source, tokenizer, start_step, workdir=None):
         image_size=built.data.image_size,
         tokenizer=tokenizer,
         text_key=built.data.caption,
+        label=label_of(built, source),
         process_index=process,
         process_count=jax.process_count(),
         threads=built.data.threads,

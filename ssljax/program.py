@@ -49,6 +49,15 @@ class Program:
     statistics: tuple = ()
 
 
+def example(built, count=2):
+    """A raw batch of blanks, `count` rows, such as this config's data would give; only its shapes and dtypes mean something."""
+    side = max(built.data.image_size, *(group.size for group in built.groups.values()), 1)
+    rows = np.zeros(count, np.int32)
+    raw = {"image": np.zeros((count, side, side, 3), np.uint8), "id": rows, "epoch": rows, "label": rows, "valid": np.ones(count, bool)}
+    tower = getattr(built.method, "text", None)
+    return raw if tower is None else raw | {"text": np.ones((count, tower.length), np.int32)}
+
+
 def make(config, built, mesh, raw, examples):
     """config: ConfigDict; built: `config.build` of it; raw: a raw batch (only shapes and dtypes are read, the leading axis is
     the global batch); examples: in an epoch. Raises UserError where the batch does not fit the method."""

@@ -19,12 +19,13 @@ import optax
 import pytest
 
 from ssljax import losses, optim, schedules, trees
+from tests import golden_models
 
 pytestmark = pytest.mark.quick
 
 INDEX = pathlib.Path(os.environ.get("SSLJAX_GOLDEN") or pathlib.Path(__file__).parent / "golden")
 INDEX = INDEX if INDEX.suffix == ".json" else INDEX / "index.json"
-AT_LEAST = 68  # covered entries of the default folder: to lose one is a failure, not a line in a list
+AT_LEAST = 172  # covered entries of the default folder: to lose one is a failure, not a line in a list
 
 # Arrays of a covered entry that are not compared, since no function of ours returns them; the summary names them.
 # Intermediates of the score and of the loss, which are compared.
@@ -50,7 +51,8 @@ def adapter(*families, eager=False):
 
 
 def settings(values, *required, **optional):
-    """Hyper-parameters as a namespace; NotCovered if one is missing or unknown. Adapters honour every one."""
+    """Hyper-parameters as a namespace; NotCovered if one is missing or unknown. Adapters honour every one. "lambda" is lambda_."""
+    values = {"lambda_" if name == "lambda" else name: value for name, value in values.items()}
     missing, unknown = set(required) - set(values), set(values) - set(required) - set(optional)
     if missing or unknown:
         raise NotCovered(f"settings: {sorted(missing)} missing, {sorted(unknown)} unknown")
@@ -225,6 +227,312 @@ def supcon(entry):
     return function
 
 
+@adapter("macl")
+def macl(entry):
+    h = settings(entry["hyper_parameters"], "temperature", "alpha", "A_0")
+    arrays(entry, "z0", "z1")
+    hyper = dict(temperature=h.temperature, alpha=h.alpha, alignment=h.A_0)
+    return lambda z0, z1: {"loss": losses.macl(losses.normalise(z0), losses.normalise(z1), **hyper)}
+
+
+@adapter("nnclr")
+def nnclr(entry):
+    h = settings(entry["hyper_parameters"], "temperature")
+    arrays(entry, "z", "p", "bank")
+    unit = losses.normalise
+    return lambda z, p, bank: {
+        "loss": losses.nnclr(unit(z), unit(p), unit(bank), temperature=h.temperature),
+        "neighbours": losses.nearest_neighbours(z, bank),
+    }
+
+
+@adapter("detcon")
+def detcon(entry):
+    h = settings(entry["hyper_parameters"], "temperature")
+    targets = ("t0", "t1") if has(entry, "t0") else ("p0", "p1")  # DetCon_B has a target branch, DetCon_S has not
+    arrays(entry, *{"p0", "p1", *targets}, "mask0", "mask1")
+
+    def function(mask0, mask1, **z):
+        p, t = ([losses.normalise(z[name]) for name in names] for names in (("p0", "p1"), targets))
+        return {"loss": losses.detcon(p, t, (mask0, mask1), temperature=h.temperature)}
+
+    return function
+
+
+@adapter("directclr")
+def directclr(entry):
+    h = settings(entry["hyper_parameters"], "loss_dim", "temperature")
+    arrays(entry, "z0", "z1")
+    return lambda z0, z1: {"loss": losses.direct_clr(z0, z1, dim=h.loss_dim, temperature=h.temperature)}
+
+
+@adapter("align_uniform")
+def align_uniform(entry):
+    h = settings(entry["hyper_parameters"], "t", "lam", "alpha")
+    arrays(entry, "z_a", "z_b")
+    hyper = dict(power=h.alpha, t=h.t, weight=h.lam)
+    return lambda z_a, z_b: {"loss": losses.align_uniform(losses.normalise(z_a), losses.normalise(z_b), **hyper)}
+
+
+@adapter("ressl")
+def ressl(entry):
+    h = settings(entry["hyper_parameters"], "temperature_q", "temperature_k")
+    arrays(entry, "q", "k", "queue")
+    temperatures = dict(student_temperature=h.temperature_q, teacher_temperature=h.temperature_k)
+    return lambda q, k, queue: {"loss": losses.ressl(q, k, queue, **temperatures)}
+
+
+@adapter("coca")
+def coca(entry):
+    h = settings(entry["hyper_parameters"], "caption_loss_weight", "clip_loss_weight", "pad_id")
+    arrays(entry, "image_features", "text_features", "logits", "labels", "logit_scale")
+
+    def function(image_features, text_features, logits, labels, logit_scale):
+        contrastive = h.clip_loss_weight * losses.clip_softmax(image_features, text_features, logit_scale)
+        caption = h.caption_loss_weight * losses.caption(logits, labels, pad=h.pad_id)
+        return {"contrastive": contrastive, "caption": caption, "loss": contrastive + caption}
+
+    return function
+
+
+# ------------------------------------------------------------------------------------------------------ metric learning
+def by_label(entry, loss, **hyper):
+    """A loss of embeddings and labels."""
+    arrays(entry, "embeddings", "labels")
+    return lambda embeddings, labels: {"loss": loss(embeddings, labels, **hyper)}
+
+
+def by_label_of_unit_norm(entry, loss, **hyper):
+    return by_label(entry, lambda z, labels: loss(losses.normalise(z), labels, **hyper))
+
+
+@adapter("triplet")
+def triplet(entry):
+    if has(entry, "embeddings"):
+        h = settings(entry["hyper_parameters"], "margin", swap=False)
+        return by_label_of_unit_norm(entry, losses.triplet_by_label, **h._asdict())
+    if has(entry, "anchor"):  # torch
+        h = settings(entry["hyper_parameters"], "margin", "p", "swap", "eps")
+        arrays(entry, "anchor", "positive", "negative")
+        hyper = dict(margin=h.margin, norm=h.p, swap=h.swap, eps=h.eps)
+        return lambda anchor, positive, negative: {"loss": losses.triplet(anchor, positive, negative, **hyper)}
+    h = settings(entry["hyper_parameters"], "margin", "eps", norm_degree=2)  # optax
+    arrays(entry, "anchors", "positives", "negatives")
+    hyper = dict(margin=h.margin, norm=h.norm_degree, eps=h.eps, eps_on="sum")
+    return lambda anchors, positives, negatives: {"loss": losses.triplet(anchors, positives, negatives, **hyper)}
+
+
+@adapter("contrastive")
+def contrastive(entry):
+    if has(entry, "embeddings"):
+        h = settings(entry["hyper_parameters"], "pos_margin", "neg_margin")
+        margins = dict(positive_margin=h.pos_margin, negative_margin=h.neg_margin)
+        return by_label_of_unit_norm(entry, losses.contrastive_by_label, **margins)
+    h = settings(entry["hyper_parameters"], "margin", "distance")
+    arrays(entry, "a", "b", "same")
+    metrics = {"euclidean": "euclidean", "manhattan": "manhattan", "cosine_distance": "cosine"}
+    if h.distance not in metrics:
+        raise NotCovered(f"distance {h.distance}")
+    return lambda a, b, same: {"loss": losses.contrastive_pairs(a, b, same, margin=h.margin, metric=metrics[h.distance])}
+
+
+@adapter("lifted_structure")
+def lifted_structure(entry):
+    h = settings(entry["hyper_parameters"], "neg_margin", "pos_margin")
+    # The settings do not tell the two apart.
+    generalised = entry["source"]["object"].endswith("GeneralizedLiftedStructureLoss")
+    loss = losses.generalised_lifted_structure if generalised else losses.lifted_structure
+    return by_label_of_unit_norm(entry, loss, positive_margin=h.pos_margin, negative_margin=h.neg_margin)
+
+
+@adapter("soft_nearest_neighbour")
+def soft_nearest_neighbour(entry):
+    h = settings(entry["hyper_parameters"], "temperature")
+    return by_label(entry, losses.soft_nearest_neighbour, temperature=h.temperature)
+
+
+@adapter("ncaloss")
+def nca(entry):
+    h = settings(entry["hyper_parameters"], "softmax_scale")
+    return by_label_of_unit_norm(entry, losses.soft_nearest_neighbour, temperature=1 / h.softmax_scale)
+
+
+@adapter("multisimilarityloss")
+def multi_similarity(entry):
+    h = settings(entry["hyper_parameters"], "alpha", "beta", "base")
+    return by_label_of_unit_norm(entry, losses.multi_similarity, **h._asdict())
+
+
+# --------------------------------------------------------------------------------------------------- redundancy reduction
+@adapter("barlow_twins")
+def barlow_twins(entry):
+    h = settings(entry["hyper_parameters"], "lambda_", scale_loss=1.0)
+    arrays(entry, "z_a", "z_b")
+    return lambda z_a, z_b: {"loss": losses.barlow_twins(z_a, z_b, off_diagonal=h.lambda_, scale=h.scale_loss)}
+
+
+@adapter("vicreg", "vicreg_paper")
+def vicreg(entry):
+    h = settings(entry["hyper_parameters"], "lambda_", "mu", "nu", eps=1e-4)
+    arrays(entry, "z_a", "z_b")
+    over_views = {"vicreg": "mean", "vicreg_paper": "sum"}[entry["family"]]
+    weights = dict(invariance=h.lambda_, variance=h.mu, covariance=h.nu, eps=h.eps)
+
+    def function(z_a, z_b):
+        def loss(**only):  # the loss with some weights alone
+            chosen = {**dict.fromkeys(("invariance", "variance", "covariance"), 0.0), "eps": h.eps, **only}
+            return losses.vicreg(z_a, z_b, **chosen, variance_over_views=over_views)
+
+        terms = {name: loss(**{name: 1.0}) for name in ("invariance", "variance", "covariance") if name in entry["outputs"]}
+        return {"loss": loss(**weights), **terms}
+
+    return function
+
+
+@adapter("vicregl")
+def vicregl(entry):
+    h = settings(entry["hyper_parameters"], "num_matches", "alpha", "lambda_", "mu", "nu", eps=1e-4)
+    views = range(sum(name.startswith("grid") for name in entry["inputs"]))
+    arrays(entry, *(f"{kind}{v}" for kind in ("g", "l", "grid") for v in views))
+    hyper = dict(matches=h.num_matches, alpha=h.alpha, invariance=h.lambda_, variance=h.mu, covariance=h.nu, eps=h.eps)
+    return lambda **z: {"loss": losses.vicregl(*([z[f"{kind}{v}"] for v in views] for kind in ("g", "l", "grid")), **hyper)}
+
+
+@adapter("tico")
+def tico(entry):
+    h = settings(entry["hyper_parameters"], "beta", "rho")
+    arrays(entry, "z_a", "z_b", optional=("C",))
+
+    def function(z_a, z_b, C=None):
+        z_a, z_b = losses.normalise(z_a), losses.normalise(z_b)
+        before = jnp.zeros((z_a.shape[1],) * 2) if C is None else C
+        after = losses.update_covariance(before, z_a, h.beta)
+        return {"loss": losses.tico(z_a, z_b, after, weight=h.rho), "C_after": after}
+
+    return function
+
+
+@adapter("mmcr")
+def mmcr(entry):
+    h = settings(entry["hyper_parameters"], "lambda_")
+    arrays(entry, "online", "momentum")  # (B, k, D)
+
+    def function(online, momentum):
+        views = jnp.concatenate([online, momentum], axis=1).swapaxes(0, 1)
+        return {"loss": losses.mmcr(views, compactness=h.lambda_)}
+
+    return function
+
+
+@adapter("frossl")
+def frossl(entry):
+    h = settings(entry["hyper_parameters"], "invariance_weight")
+    arrays(entry, "views")
+    return lambda views: {"loss": losses.frossl(views, invariance=h.invariance_weight)}
+
+
+@adapter("emp_ssl")
+def emp_ssl(entry):
+    h = settings(entry["hyper_parameters"], "tcr_eps", "inv_coef")
+    arrays(entry, "views")
+    # lightly's sign of the coding rate
+    return lambda views: {"loss": losses.emp_ssl(views, eps=h.tcr_eps, invariance=h.inv_coef, rate=-1.0)}
+
+
+@adapter("lejepa")
+def lejepa(entry):
+    h = settings(entry["hyper_parameters"], "lambda_param", "knots", "t_max")
+    arrays(entry, "local_proj", "global_proj", "directions")
+
+    def function(local_proj, global_proj, directions):
+        views = jnp.concatenate([global_proj, local_proj])
+        hyper = dict(large=len(global_proj), knots=h.knots, t_max=h.t_max)
+        return {
+            "loss": losses.lejepa(views, directions, weight=h.lambda_param, **hyper),
+            "sigreg": losses.sigreg(views, directions, knots=h.knots, t_max=h.t_max),
+            "invariance": losses.lejepa(views, directions, weight=0.0, **hyper),
+        }
+
+    return function
+
+
+# ------------------------------------------------------------------------------------------------------------ clustering
+@adapter("sinkhorn")
+def sinkhorn(entry):
+    if has(entry, "scores"):
+        h = settings(entry["hyper_parameters"], "iterations", "epsilon")
+        arrays(entry, "scores")
+        return lambda scores: {"codes": losses.sinkhorn(scores, **h._asdict())}
+    h = settings(entry["hyper_parameters"], "sharpen_temperature", "iterations")
+    arrays(entry, "probabilities")
+
+    def function(probabilities):
+        log_p = losses.sharpen(jnp.log(probabilities), h.sharpen_temperature)
+        return {"sharpened": jnp.exp(log_p), "codes": losses.sinkhorn(log_p, epsilon=1.0, iterations=h.iterations)}
+
+    return function
+
+
+@adapter("swav")
+def swav(entry):
+    h = settings(entry["hyper_parameters"], "temperature", "sinkhorn_iterations", "epsilon")
+    high, low, queues = (
+        [f"{kind}{i}" for i in range(sum(name.startswith(kind) for name in entry["inputs"]))] for kind in ("high", "low", "queue")
+    )  # fmt: skip
+    arrays(entry, *high, *low, *queues)
+
+    def function(**z):
+        scores = jnp.stack([z[name] for name in (*high, *low)])
+        queue = jnp.stack([z[name] for name in queues]) if queues else None
+        hyper = dict(epsilon=h.epsilon, iterations=h.sinkhorn_iterations, queue=queue)
+        codes = losses.swav_codes(scores[: len(high)], **hyper)
+        return {
+            "loss": losses.swav(scores, views=len(high), temperature=h.temperature, **hyper),
+            **{f"codes{i}": code for i, code in enumerate(codes)},
+        }
+
+    return function
+
+
+@adapter("deepclusterv2")
+def deepclusterv2(entry):
+    h = settings(entry["hyper_parameters"], "temperature")
+    arrays(entry, "outputs", "assignments")
+    return lambda outputs, assignments: {"loss": losses.deepcluster_v2(outputs, assignments, temperature=h.temperature)}
+
+
+@adapter("msn")
+def msn(entry):
+    arrays(entry, "anchors", "targets", "prototypes")
+    views = entry["inputs"]["anchors"]["shape"][0] // entry["inputs"]["targets"]["shape"][0]
+    if "tau" in entry["hyper_parameters"]:  # the authors' code
+        h = settings(entry["hyper_parameters"], "tau", "T", "label_smoothing", "use_sinkhorn", "num_views")
+        if h.num_views != views:
+            raise NotCovered(f"num_views {h.num_views}, but {views} anchors a target")
+        hyper = dict(temperature=h.tau, sharpening=h.T, iterations=3 * h.use_sinkhorn, label_smoothing=h.label_smoothing)
+        weight = 1.0
+    else:  # lightly
+        names = ("temperature", "sinkhorn_iterations", "regularization_weight", "target_sharpen_temperature")
+        h = settings(entry["hyper_parameters"], *names)
+        hyper = dict(temperature=h.temperature, sharpening=h.target_sharpen_temperature, iterations=h.sinkhorn_iterations)
+        weight = h.regularization_weight
+
+    def function(anchors, targets, prototypes):
+        anchors, targets, prototypes = map(losses.normalise, (anchors, targets, prototypes))
+        student = losses.similarities(anchors, prototypes).reshape(views, len(targets), -1)  # view-major
+        teacher = losses.similarities(targets, prototypes)
+        out = {"loss": losses.msn(student, teacher, **hyper, regularisation=weight)}
+        if "cross_entropy" in entry["outputs"]:
+            p = jax.nn.softmax(student / h.tau, axis=-1)
+            log_p = jnp.log((1 - h.label_smoothing) * p + h.label_smoothing / p.shape[-1])
+            out["cross_entropy"] = losses.msn(student, teacher, **hyper, regularisation=0.0)
+            out["me_max"] = jnp.log(p.shape[-1]) - losses.entropy_of_mean(log_p)
+            out["entropy"] = losses.entropy(log_p).mean()
+        return out
+
+    return function
+
+
 # ---------------------------------------------------------------------------------------- self-distillation and masking
 @adapter("dino")
 def dino(entry):
@@ -246,6 +554,133 @@ def dino(entry):
             "loss": losses.dino(student, teacher, center[0], **temperatures),
             "center_after": losses.update_centre(center[0], teacher, h.center_momentum)[None],
         }
+
+    return function
+
+
+@adapter("dinov2_cls")
+def dinov2_cls(entry):
+    h = settings(entry["hyper_parameters"], "student_temp", "teacher_temp", "center_momentum", "teacher", "n_iterations")
+    arrays(entry, "student", "teacher", "center")
+    if h.teacher not in ("center", "sinkhorn"):
+        raise NotCovered(f"teacher {h.teacher}")
+
+    def function(student, teacher, center):
+        if h.teacher == "center":
+            q = losses.centred(teacher, center[0], h.teacher_temp)
+        else:
+            q = losses.sinkhorn(teacher, epsilon=h.teacher_temp, iterations=h.n_iterations)
+        targets = q.reshape(-1, *student.shape[1:])  # (T, B, K)
+        mean = losses.across_crops(targets, student, temperature=h.student_temp, pairs="all")
+        out = {"loss": len(student) * len(targets) * mean, "teacher_probabilities": q}
+        if "center_after" in entry["outputs"]:
+            out["center_after"] = losses.update_centre(center[0], teacher, h.center_momentum)[None]
+        return out
+
+    return function
+
+
+@adapter("ibot_patch")
+def ibot_patch(entry):
+    h = settings(entry["hyper_parameters"], "student_temp", "teacher_temp", "center_momentum")
+    arrays(entry, "student", "teacher", "mask", "center")
+
+    def function(student, teacher, mask, center):
+        targets = losses.centred(teacher, center[0, 0], h.teacher_temp)
+        loss = losses.ibot(student, targets, mask, temperature=h.student_temp)
+        center_after = losses.update_centre(center[0, 0], teacher, h.center_momentum)[None, None]
+        return {"loss": loss, "loss_from_masked_tokens": loss, "center_after": center_after}
+
+    return function
+
+
+@adapter("ibot_full")
+def ibot_full(entry):
+    h = settings(
+        entry["hyper_parameters"],
+        *("student_temp", "teacher_temp_in_effect", "patch_teacher_temp_in_effect", "center_momentum", "center_momentum2"),
+        *("lambda1", "lambda2"),
+    )
+    images = ("student_cls", "student_patch", "teacher_cls", "teacher_patch", "mask", "center", "center2")
+    arrays(entry, *images, optional=("student_local_cls",))
+    views, batch = entry["inputs"]["mask"]["shape"][:2]
+
+    def function(student_cls, student_patch, teacher_cls, teacher_patch, mask, center, center2, student_local_cls=None):
+        crops = student_cls if student_local_cls is None else jnp.concatenate([student_cls, student_local_cls])
+        temperatures = dict(student_temperature=h.student_temp, teacher_temperature=h.teacher_temp_in_effect)
+        split = lambda x: x.reshape(-1, batch, x.shape[-1])  # noqa: E731
+        cls = losses.dino(split(crops), split(teacher_cls), center[0], **temperatures)
+        targets = losses.centred(teacher_patch, center2[0, 0], h.patch_teacher_temp_in_effect)
+        patch = losses.ibot(student_patch, targets, mask.reshape(views * batch, -1), temperature=h.student_temp)
+        cls, patch = h.lambda1 * cls, h.lambda2 * patch
+        return {
+            "loss": cls + patch,
+            "cls": cls,
+            "patch": patch,
+            "center_after": losses.update_centre(center[0], teacher_cls, h.center_momentum)[None],
+            "center2_after": losses.update_centre(center2[0, 0], teacher_patch, h.center_momentum2)[None, None],
+        }
+
+    return function
+
+
+@adapter("negative_cosine")
+def negative_cosine(entry):
+    settings(entry["hyper_parameters"])
+    arrays(entry, "p0", "z1", "p1", "z0")
+    return lambda p0, z1, p1, z0: {"loss": losses.simsiam(p0, p1, z0, z1), "one_side": losses.negative_cosine(p0, z1)}
+
+
+@adapter("byol")
+def byol(entry):
+    settings(entry["hyper_parameters"])
+    arrays(entry, "p1", "z2", "p2", "z1")
+    return lambda p1, z2, p2, z1: {"loss": losses.byol(p1, p2, z1, z2), "one_side": 2 + 2 * losses.negative_cosine(p1, z2)}
+
+
+@adapter("koleo")
+def koleo(entry):
+    h = settings(entry["hyper_parameters"], "eps")
+    arrays(entry, "x")
+    return lambda x: {"loss": losses.koleo(x, eps=h.eps)}
+
+
+@adapter("simmim")
+def simmim(entry):
+    h = settings(entry["hyper_parameters"], "patch_size")
+    arrays(entry, "images", "reconstruction", "mask")
+    last = lambda x: x.transpose(0, 2, 3, 1)  # noqa: E731
+    return lambda images, reconstruction, mask: {"loss": losses.simmim(last(reconstruction), last(images), mask, **h._asdict())}
+
+
+@adapter("data2vec")
+def data2vec(entry):
+    ahead = dict(target_batch_norm="batch", target_instance_norm="instance", target_layer_norm_last="layer")
+    after = dict(post_target_instance_norm="instance", post_target_layer_norm="layer")
+    h = settings(entry["hyper_parameters"], "target_layers", "beta", *ahead, *after)._asdict()
+    arrays(entry, "teacher_layers", "mask", "student")
+    norms, norms_after = (tuple(norm for flag, norm in flags.items() if h[flag]) for flags in (ahead, after))
+
+    def function(teacher_layers, mask, student):
+        target = losses.data2vec_target(teacher_layers[jnp.array(h["target_layers"])], norms=norms, norms_after=norms_after)
+        masked = jnp.nonzero(mask.reshape(-1), size=len(student))  # the student gives the masked tokens only
+        flat = target.reshape(-1, target.shape[-1])
+        prediction = jnp.zeros_like(flat).at[masked].set(student).reshape(target.shape)
+        return {"loss": losses.data2vec(prediction, target, mask, beta=h["beta"]), "targets": flat[masked]}
+
+    return function
+
+
+@adapter("ijepa")
+def ijepa(entry):
+    h = settings(entry["hyper_parameters"], "n_context_masks", "n_target_masks")
+    arrays(entry, "target_encoder_out", "masks_pred", "predictions")
+
+    def function(target_encoder_out, masks_pred, predictions):
+        targets = losses.ijepa_targets(target_encoder_out, masks_pred)  # (T, B, M, D)
+        shape = (h.n_target_masks, h.n_context_masks, *targets.shape[1:])
+        every = jnp.broadcast_to(targets[:, None], shape).reshape(predictions.shape)
+        return {"loss": losses.ijepa(predictions.reshape(shape), targets), "targets": every}
 
     return function
 
@@ -304,6 +739,50 @@ def sincos_2d(entry):
         return {"rows": embedding[rows], "sum": flat.sum(), "abs_sum": np.abs(flat).sum(), "weighted_sum": weighted}
 
     return function
+
+
+def resize_rule(entry):
+    """The rule of `positions.RESIZES`: the settings do not name it, the function called does."""
+    called = entry["source"]["object"]
+    if "dinov2" in called:
+        offset, antialias = re.search(r"offset ([\d.]+), antialias (\w+)", entry["formula"]).groups()
+        rules = {(0.0, "False"): "bicubic", (0.0, "True"): "bicubic_antialias", (0.1, "False"): "bicubic_dino"}
+        return rules.get((float(offset), antialias))
+    if "resample_abs_pos_embed" in called:
+        kernel = re.search(r"interpolation='(\w+)'", called)
+        kernel = kernel[1] if kernel else "bicubic"
+        return kernel if "antialias=False" in called else f"{kernel}_antialias"
+    names = {"interpolate_pos_encoding": "bicubic_dino", "interpolate_pos_embed": "bicubic", "resample_posemb": "linear_corners"}
+    return names.get(called.split(":")[-1])
+
+
+@adapter("position_resize")
+def position_resize(entry):
+    from ssljax.models import positions
+
+    h = settings(entry["hyper_parameters"], "old_grid", "new_grid", "prefix_tokens", "prefix")
+    arrays(entry, "table")
+    rule = resize_rule(entry)
+    if rule not in positions.RESIZES or h.prefix_tokens and "kept unchanged" not in h.prefix:
+        raise NotCovered(f"resizing by {entry['source']['object']}, prefix {h.prefix}")
+    source, target = ((grid, grid) if isinstance(grid, int) else tuple(grid) for grid in (h.old_grid, h.new_grid))
+
+    def function(table):
+        prefix, patches = table[:, : h.prefix_tokens], table[:, h.prefix_tokens :]
+        return {"table": jnp.concatenate([prefix, positions.resize(patches, source, target, rule)], axis=1)}
+
+    return function
+
+
+@adapter("patch_embed_resize", eager=True)
+def patch_embed_resize(entry):
+    from ssljax.models.positions import resize_patches
+
+    h = settings(entry["hyper_parameters"], "new_patch")
+    arrays(entry, "weight")
+    if not isinstance(h.new_patch, int) or len(set(entry["inputs"]["weight"]["shape"][2:])) > 1:
+        raise NotCovered("patches that are not square")
+    return lambda weight: {"weight": resize_patches(weight.transpose(2, 3, 1, 0), h.new_patch).transpose(3, 2, 0, 1)}
 
 
 # ------------------------------------------------------------------------------------------- schedules, EMA, optimizers
@@ -456,8 +935,10 @@ def optimiser(entry):
 def layer_decay(entry):
     h = settings(entry["hyper_parameters"], "depth", "layer_decay", "weight_decay")
     arrays(entry)
-    if not entry["source"]["object"].endswith("param_groups_lrd"):  # the settings do not tell the two rules apart
-        raise NotCovered("not the rule of MAE: timm scales the final norm like the last block")
+    # The settings do not tell the two rules apart.
+    norm = {"param_groups_lrd": "head", "param_groups_layer_decay": "block"}.get(re.split(r"[.:]", entry["source"]["object"])[-1])
+    if norm is None:
+        raise NotCovered(f"the rule of {entry['source']['object']}")
 
     def ours(name):
         """Their name -> ours, and the index of its layer in the stack (None outside of the blocks)."""
@@ -469,7 +950,7 @@ def layer_decay(entry):
     def function():
         named = [ours(name) for name in entry["parameter_names"]]
         params = {name: np.zeros((h.depth, 2) if layer is not None else (2,), np.float32) for name, layer in named}
-        scales, rules = optim.layer_scales(params, h.layer_decay), optim.rules(params)
+        scales, rules = optim.layer_scales(params, h.layer_decay, norm=norm), optim.rules(params)
         return {
             "lr_scale": np.array([np.ravel(scales[name])[layer or 0] for name, layer in named]),
             "weight_decay": h.weight_decay * np.array([rules[name].weight_decay for name, _ in named]),
@@ -506,6 +987,45 @@ def rankme(entry):
     h = settings(entry["hyper_parameters"], "eps")
     arrays(entry, "embeddings")
     return lambda embeddings: {f"rankme_eps{eps:.0e}".replace("e-0", "e"): score(embeddings, eps) for eps in h.eps}
+
+
+@adapter("lidar", eager=True)
+def lidar(entry):
+    from ssljax.evals.lidar import lidar as score
+
+    h = settings(entry["hyper_parameters"], "groups", "per_group", "delta", "epsilon")
+    arrays(entry, "embeddings")
+
+    def function(embeddings):
+        value = score(embeddings.reshape(h.groups, h.per_group, -1), delta=h.delta, eps=h.epsilon)
+        return {"lidar": value, "entropy": np.log(value)}
+
+    return function
+
+
+@adapter("linear_cka", eager=True)
+def linear_cka(entry):
+    from ssljax.evals.cka import linear_cka as cka
+
+    settings(entry["hyper_parameters"])
+    arrays(entry, "x", "y", optional=("y_same_width",))
+
+    def function(x, y, y_same_width=None):
+        out = {"cka": cka(x, y)}
+        if y_same_width is not None:
+            out |= dict.fromkeys(("cka_same_width", "cka_same_width_reference"), cka(x, y_same_width))
+        return out
+
+    return function
+
+
+@adapter("clustering", eager=True)
+def clustering(entry):
+    from ssljax.evals.cluster import agreement
+
+    settings(entry["hyper_parameters"])
+    arrays(entry, "labels", "clusters")
+    return lambda labels, clusters: agreement(np.asarray(labels), np.asarray(clusters))
 
 
 @adapter("zero_shot", eager=True)
@@ -550,23 +1070,25 @@ def retrieval(entry):
 
 # ----------------------------------------------------------------------------------------------------------- the runner
 def sort_out():
-    """-> {id: (entry, function)} of the covered entries, [(family, reason)] of the others."""
-    covered, others = {}, []
+    """-> {id: (entry, function)} of the covered losses and utilities, {id: (entry, config, layout)} of the covered models, [(family,
+    reason)] of the others."""
+    covered, found, others = {}, {}, []
     for entry in json.loads(INDEX.read_text())["entries"]:
         try:
             if not (INDEX.parent / entry["file"]).exists():
                 raise NotCovered("file absent")
             if entry["category"] == "model":
-                raise NotCovered("model")
+                found[entry["id"]] = entry, *golden_models.layout_of(entry, INDEX.parent)
+                continue
             if entry["family"] not in ADAPTERS:
                 raise NotCovered("no adapter")
             covered[entry["id"]] = entry, ADAPTERS[entry["family"]](entry)
-        except NotCovered as reason:
+        except (NotCovered, golden_models.NotCovered) as reason:
             others.append((entry["family"], str(reason)))
-    return covered, others
+    return covered, found, others
 
 
-COVERED, OTHERS = sort_out()
+COVERED, MODELS, OTHERS = sort_out()
 
 
 def compare(name, got, expected, rtol, atol):
@@ -602,14 +1124,21 @@ def test_golden(entry_id):
             compare(f"gradient of {name}", value, file[f"grad_{name}"], tolerance["grad_rtol"], tolerance["atol"])
 
 
+@pytest.mark.parametrize("entry_id", MODELS)
+def test_golden_model(entry_id):
+    entry, config, layout = MODELS[entry_id]
+    golden_models.check(entry, INDEX.parent, config, layout, compare)
+
+
 def test_summary(capsys):
     """Prints what is covered; fails if the default folder lost some."""
     counts = collections.Counter(family for family, _ in OTHERS)
     reasons = collections.Counter(reason for _, reason in OTHERS)
     partly = sorted({e["family"] for e, _ in COVERED.values()} & set(NOT_COMPARED))
     with capsys.disabled():
-        print(f"\ngolden: {len(COVERED)} covered of {len(COVERED) + len(OTHERS)}")
+        covered = len(COVERED) + len(MODELS)
+        print(f"\ngolden: {covered} covered of {covered + len(OTHERS)}")
         print("  not covered:", ", ".join(f"{family} ({n})" for family, n in sorted(counts.items())) or "none")
         print("  because:", ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common()) or "-")
         print("  not compared:", ", ".join(f"{f}: {', '.join(sorted(NOT_COMPARED[f]))}" for f in partly) or "none")
-    assert len(COVERED) >= (AT_LEAST if "SSLJAX_GOLDEN" not in os.environ else 1)
+    assert covered >= (AT_LEAST if "SSLJAX_GOLDEN" not in os.environ else 1)

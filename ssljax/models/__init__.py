@@ -12,8 +12,15 @@ from ssljax.errors import UserError
 MODULES = {
     "vit": ("ssljax.models.vit", "ViT"),
     "resnet": ("ssljax.models.resnet", "ResNet"),
+    "convnext": ("ssljax.models.convnext", "ConvNeXt"),
+    "swin": ("ssljax.models.swin", "Swin"),
     "text": ("ssljax.models.text", "TextTransformer"),
     "mae_decoder": ("ssljax.models.decoders", "MAEDecoder"),
+    "pixel_shuffle": ("ssljax.models.decoders", "PixelShuffle"),
+    "linear_head": ("ssljax.models.decoders", "LinearHead"),
+    "caption_decoder": ("ssljax.models.captioner", "CaptionDecoder"),
+    "fusion": ("ssljax.models.captioner", "Fusion"),
+    "predictor": ("ssljax.models.decoders", "Predictor"),
     "mlp": ("ssljax.models.heads", "MLP"),
     "dino_head": ("ssljax.models.heads", "DINOHead"),
 }

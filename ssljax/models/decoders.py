@@ -5,13 +5,14 @@ import jax.numpy as jnp
 
 from ssljax.fields import arg
 from ssljax.models import positions
-from ssljax.models.transformer import Transformer, kernel_init
+from ssljax.models.transformer import Stack, kernel_init
 
 
-class MAEDecoder(nn.Module):
+class MAEDecoder(Stack):
     """MAE's decoder (He et al. 2021, section 3): visible tokens back in place, mask tokens elsewhere, blocks, pixels.
 
-    visible (B, [1 +] n, D) in the order of `ids_restore`'s shuffle, ids_restore int (B, N) -> float32 (B, N, patch_size^2 * 3).
+    visible (B, n, D) in the order of `ids_restore`'s shuffle, ids_restore int (B, N) -> float32 (B, N, tubelet * patch_size^2 * 3).
+    VideoMAE's (Tong et al. 2022) is the same on tubes of patches.
     """
 
     patch_size: int = arg(16, "side of a patch, pixels")
@@ -19,25 +20,87 @@ class MAEDecoder(nn.Module):
     depth: int = arg(8, "number of blocks")
     heads: int = arg(16, "attention heads")
     mlp_dim: int = arg(2048, "hidden width of a block's MLP")
-    remat: str = arg("none", "what the backward pass recomputes: none, dots, full")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+    position: str = arg("sincos_mae", "sincos_mae, sincos_moco_v3, sincos_big_vision, sincos_1d, or learned (with one for the class token)")
+    embed_bias: bool = arg(True, "a bias of the layer that takes the encoder's width to this one")
+    tubelet: int = arg(1, "frames of a patch of video")
 
     @nn.compact
     def __call__(self, visible, ids_restore, *, train, cls=None):
         """cls: the encoder's class token (B, D), which the decoder attends to as well, or None."""
         batch, count = ids_restore.shape
-        side = round(count**0.5)
-        embed = nn.Dense(self.width, dtype=self.dtype, kernel_init=kernel_init, name="embed")
+        embed = nn.Dense(self.width, use_bias=self.embed_bias, dtype=self.dtype, kernel_init=kernel_init, name="embed")
         token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
         masked = jnp.broadcast_to(token, (batch, count - visible.shape[1], self.width))
         x = jnp.concatenate([embed(visible), masked.astype(self.dtype)], axis=1)
         x = jnp.take_along_axis(x, ids_restore[..., None], axis=1)  # (B, N, D): unshuffled
-        x = x + positions.sincos_2d(side, count // side, self.width)[None].astype(x.dtype)
+        x = x + self._positions(count).astype(x.dtype)
         if cls is not None:
-            x = jnp.concatenate([embed(cls)[:, None], x], axis=1)
-        x = Transformer(self.depth, self.heads, self.mlp_dim, remat=self.remat, dtype=jnp.dtype(self.dtype), name="transformer")(
-            x, train=train
-        )
+            first = embed(cls)[:, None]
+            if self.position == "learned":
+                first = first + self.param("cls_position", nn.initializers.normal(0.02), (1, 1, self.width)).astype(x.dtype)
+            x = jnp.concatenate([first, x], axis=1)
+        x = self.transformer()(x, train=train)
         x = x[:, -count:]
-        pixels = self.patch_size**2 * 3
+        pixels = self.tubelet * self.patch_size**2 * 3
         return nn.Dense(pixels, dtype=self.dtype, kernel_init=kernel_init, name="pixels")(x).astype(jnp.float32)
+
+    def _positions(self, count):
+        if self.position == "learned":
+            return self.param("pos_embed", nn.initializers.normal(0.02), (1, count, self.width))
+        if self.position == "sincos_1d":
+            return positions.sincos_1d(count, self.width)[None]
+        side = round(count**0.5)
+        return positions.sincos_2d(side, count // side, self.width, layout=self.position.removeprefix("sincos_"))[None]
+
+
+class PixelShuffle(nn.Module):
+    """SimMIM's decoder (Xie et al. 2021): one linear layer a patch to its pixels. (B, N, D) -> float32 (B, N, patch_size^2 * 3)."""
+
+    patch_size: int = arg(16, "side of a patch, pixels")
+    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+
+    @nn.compact
+    def __call__(self, patches, *, train):
+        del train
+        return nn.Dense(self.patch_size**2 * 3, dtype=self.dtype, kernel_init=kernel_init, name="pixels")(patches).astype(jnp.float32)
+
+
+class Predictor(Stack):
+    """I-JEPA's predictor (Assran et al. 2023, section 3): from the context's tokens and the places of a target block, its tokens.
+
+    context (B, n, C), context_ids int (B, n), target_ids int (B, m) -> (B, m, out).
+    """
+
+    width: int = arg(384, "width of a token")
+    depth: int = arg(12, "number of blocks")
+    mlp_dim: int = arg(1536, "hidden width of a block's MLP")
+    out: int = arg(768, "width of the target encoder's tokens")
+    grid: tuple = arg((14, 14), "rows and columns of patches")
+    position: str = arg("sincos_mae", "sincos_mae or learned")
+
+    @nn.compact
+    def __call__(self, context, context_ids, target_ids, *, train):
+        if self.position == "learned":
+            table = self.param("pos_embed", nn.initializers.normal(0.02), (1, self.grid[0] * self.grid[1], self.width))[0]
+        else:
+            table = jnp.asarray(positions.sincos_2d(*self.grid, self.width, layout=self.position.removeprefix("sincos_")))
+        token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=kernel_init, name="embed")(context)
+        x = x + table[context_ids].astype(x.dtype)
+        asked = (token + table[target_ids]).astype(x.dtype)  # (B, m, D)
+        x = self.transformer()(jnp.concatenate([x, asked], axis=1), train=train)
+        x = x[:, -target_ids.shape[1] :]
+        return nn.Dense(self.out, dtype=self.dtype, kernel_init=kernel_init, name="project")(x)
+
+
+class LinearHead(nn.Module):
+    """One linear layer (BEiT's to its visual tokens, BLIP's to match or not). (..., D) -> float32 (..., out)."""
+
+    out: int = arg(8192, "width of the output")
+    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        del train
+        init = nn.initializers.truncated_normal(0.02)
+        return nn.Dense(self.out, dtype=self.dtype, kernel_init=init, name="linear")(x).astype(jnp.float32)

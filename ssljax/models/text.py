@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ssljax.errors import UserError
 from ssljax.fields import arg
-from ssljax.models.transformer import Transformer
+from ssljax.models.transformer import Context, Stack, kernel_init
 
 SIZES = {
     "S": dict(width=384, depth=12, heads=6, mlp_dim=1536),
@@ -21,43 +21,80 @@ def size(variant, **changes):
     return dict(name="text", **SIZES[variant]) | changes
 
 
-class TextTransformer(nn.Module):
-    """Token ids int (B, T) -> {"pooled": (B, out or D), "tokens": (B, T, D)}. Id 0 is padding and is attended like any other."""
+class TextTransformer(Stack):
+    """Token ids int (B, T) -> {"tokens": (B, T, D), "pooled": (B, D), ["embedding": (B, out)], ...}. T is at most `length`.
+
+    Padding is attended like any token (CLIP and SigLIP do, and pool where it does no harm) unless `valid` says otherwise.
+    """
 
     vocab_size: int = arg(32000, "number of token ids")
     length: int = arg(64, "tokens a text is padded or cut to")
-    width: int = arg(768, "width of a token")
-    depth: int = arg(12, "number of blocks")
-    heads: int = arg(12, "attention heads")
-    mlp_dim: int = arg(3072, "hidden width of a block's MLP")
     causal: bool = arg(False, "causal attention (CLIP) or both ways (SigLIP)")
-    pool: str = arg("last", "last (SigLIP), eot (position of the largest id, CLIP) or gap (mean over tokens that are not padding)")
-    activation: str = arg("gelu", "gelu, gelu_tanh or quick_gelu")
-    remat: str = arg("none", "what the backward pass recomputes: none, dots, full")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+    pool: str = arg("last", "last (SigLIP), first (BERT), eot (the largest id, or the first `eos`: CLIP), gap (mean of what is not 0)")
+    eos: int = arg(-1, "id of the end token where pool is eot; -1: the largest id in a text")
+    types: int = arg(0, "number of token types (BERT: 2), of which all tokens are the first; 0: none")
+    class_token: bool = arg(False, "append a class token, which is pooled and sees what is not padding, id 0 (CoCa)")
+    first_norm: bool = arg(False, "LayerNorm in front of the blocks (BERT)")
+    last_norm: str = arg("tokens", "what the LayerNorm behind the blocks takes: tokens, pooled (the pooled vector only) or none")
+    cross: bool = arg(False, "blocks also attend to `memory`, where one is given")
+    memory_width: int = arg(0, "width of that memory")
+    pooler: bool = arg(False, 'add "pooler": tanh of a linear layer on the first token')
+    out: int = arg(0, 'width of "embedding", a linear layer on the pooled vector; 0: none')
+    out_bias: bool = arg(False, "a bias of that layer")
 
     @nn.compact
-    def __call__(self, ids, *, train):
+    def __call__(self, ids, *, train, valid=None, memory=None, layers=False):
+        """valid: bool (B, T), tokens that others may look at; None: all. memory: (B, M, C), what cross-attention looks at."""
         init = nn.initializers.normal(0.02)
         x = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=init, name="token_embed")(ids)
-        x = x + self.param("pos_embed", nn.initializers.normal(0.01), (1, self.length, self.width)).astype(x.dtype)
-        x = Transformer(
-            self.depth,
-            self.heads,
-            self.mlp_dim,
-            causal=self.causal,
-            activation=self.activation,
-            remat=self.remat,
-            dtype=jnp.dtype(self.dtype),
-            name="transformer",
-        )(x, train=train)
+        mask = None if valid is None else valid[:, None, None, :]
+        if self.class_token:
+            token = self.param("cls_token", init, (1, 1, self.width)).astype(x.dtype)
+            x = jnp.concatenate([x, jnp.broadcast_to(token, (len(x), 1, self.width))], axis=1)
+            mask = _class_mask(ids)
+        table = self.param("pos_embed", nn.initializers.normal(0.01), (1, self.length + self.class_token, self.width))
+        if ids.shape[1] > self.length:
+            raise UserError(f"texts of {ids.shape[1]} tokens, but the tower has length={self.length}")
+        x = x + table[:, : x.shape[1]].astype(x.dtype)
+        if self.types:
+            x = x + self.param("types", init, (self.types, self.width))[0].astype(x.dtype)
+        x = self.layer_norm("first_norm")(x) if self.first_norm else x
+        context = Context(mask=mask, memory=memory)
+        stack = self.transformer(causal=self.causal, cross=self.cross, last_norm=self.last_norm == "tokens")
+        x, each = stack(x, train=train, context=context, layers=True)
+        pooled = x[:, -1] if self.class_token else self._pool(x, ids)
+        pooled = self.layer_norm("pool_norm")(pooled) if self.last_norm == "pooled" else pooled
+        x = x[:, :-1] if self.class_token else x
+        outputs = {"tokens": x, "pooled": pooled} | ({"layers": each} if layers else {})
+        if self.pooler:
+            dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=kernel_init, name="pooler")
+            outputs["pooler"] = jnp.tanh(dense(x[:, 0]))
+        if self.out:
+            dense = nn.Dense(self.out, use_bias=self.out_bias, dtype=self.dtype, kernel_init=kernel_init, name="out")
+            outputs["embedding"] = dense(outputs["pooled"])
+        return outputs
+
+    def example(self):
+        """Inputs of a batch of one, which `models.init` may be called with."""
+        return (jnp.zeros((1, self.length), jnp.int32),), {"memory": jnp.zeros((1, 1, self.memory_width))} if self.cross else {}
+
+    def _pool(self, x, ids):
         if self.pool == "last":
-            pooled = x[:, -1]
-        elif self.pool == "eot":
-            pooled = jnp.take_along_axis(x, ids.argmax(-1)[:, None, None], axis=1)[:, 0]
-        elif self.pool == "gap":
+            return x[:, -1]
+        if self.pool == "first":
+            return x[:, 0]
+        if self.pool == "eot":
+            at = (ids if self.eos < 0 else (ids == self.eos).astype(jnp.int32)).argmax(-1)
+            return jnp.take_along_axis(x, at[:, None, None], axis=1)[:, 0]
+        if self.pool == "gap":
             real = (ids != 0)[..., None].astype(x.dtype)
-            pooled = (x * real).sum(1) / jnp.maximum(real.sum(1), 1)
-        else:
-            raise UserError(f"pool={self.pool!r}: expected last, eot or gap")
-        return {"pooled": pooled, "tokens": x}
+            return (x * real).sum(1) / jnp.maximum(real.sum(1), 1)
+        raise UserError(f"pool={self.pool!r}: expected last, first, eot or gap")
+
+
+def _class_mask(ids):
+    """bool (B, 1, 1, T + 1): keys that are seen where a class token stands behind a text, causality apart.
+
+    As open_clip has it, one place off: key 0 always, and key j where token j - 1 is not padding. Under causality that matters to padding,
+    which then sees less, and to the class token, which sees one padding."""
+    return jnp.concatenate([jnp.ones((len(ids), 1), bool), ids != 0], axis=1)[:, None, None, :]

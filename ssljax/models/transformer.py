@@ -1,13 +1,18 @@
-"""Pre-norm transformer blocks, stacked by `nn.scan`: parameters have a leading layer axis and compile time no depth."""
+"""Transformer blocks, stacked by `nn.scan`: parameters have a leading layer axis and compile time no depth.
+
+One block serves every family (`Stack` lists what they differ in); what it is called with besides the tokens is a `Context`.
+"""
 
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
 from ssljax import models
 from ssljax.errors import UserError
+from ssljax.fields import arg
 
 REMAT = {
     "none": None,
@@ -18,102 +23,240 @@ ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "silu": nn.silu,
 }
 kernel_init = nn.initializers.xavier_uniform()
 
 
+@flax.struct.dataclass
+class Context:
+    """What all blocks see beside the tokens; any of it may be None.
+
+    mask: bool, broadcastable to (B, H, N, N), True where a query may look. bias: float (H, N, N), added to the scaled scores.
+    rotary: (sin, cos), each (N, D/H), of `positions.rotary`. memory: (B, M, C), the tokens that cross-attention looks at;
+    memory_mask: bool, broadcastable to (B, H, N, M). relative: int (N, N), rows of a block's own table of relative position biases.
+    """
+
+    mask: Any = None
+    bias: Any = None
+    rotary: Any = None
+    memory: Any = None
+    memory_mask: Any = None
+    relative: Any = None
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017), softmax in float32. (B, N, D) -> (B, N, D)."""
+    """Multi-head attention (Vaswani et al. 2017), softmax in float32: of x to itself, or to `memory`. (B, N, D) -> (B, N, D)."""
 
     heads: int
     causal: bool = False
+    qkv_bias: str = "all"
+    qk_norm: bool = False
+    norm_eps: float = 1e-6
     dtype: Any = jnp.float32
+    relative: int = 0  # rows of the table of relative position biases; 0: none
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, context=Context()):  # noqa: B008 (it is frozen)
+        def dense(shape, name, axis=-1, init=kernel_init, bias=True):
+            return nn.DenseGeneral(shape, axis=axis, use_bias=bias, dtype=self.dtype, kernel_init=init, name=name)
+
         width = x.shape[-1]
-        # One fused matmul; the head axis is its own axis of the kernel, so a tensor axis of the mesh can shard it.
-        qkv = nn.DenseGeneral((3, self.heads, width // self.heads), dtype=self.dtype, kernel_init=_fused_init, name="qkv")(x)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # (B, N, H, D/H)
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
-        return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=kernel_init, name="proj")(y)
+        one = (self.heads, width // self.heads)
+        # The head axis is its own axis of the kernel, so a tensor axis of the mesh can shard it. One matmul for what can be fused.
+        if context.memory is None:
+            qkv = dense((3, *one), "qkv", init=_fused_init(3), bias=self.qkv_bias == "all")(x)
+            if self.qkv_bias == "no_key":  # softmax does not see a bias of the keys
+                bias = self.param("qv_bias", nn.initializers.zeros, (2, *one)).astype(qkv.dtype)
+                qkv = qkv + jnp.stack([bias[0], jnp.zeros_like(bias[0]), bias[1]])
+            q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # (B, N, H, D/H)
+        else:
+            q, kv = dense(one, "q")(x), dense((2, *one), "kv", init=_fused_init(2))(context.memory.astype(self.dtype))
+            k, v = kv[:, :, 0], kv[:, :, 1]
+        if self.qk_norm:
+            q, k = (nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"{n}_norm")(y) for n, y in (("q", q), ("k", k)))
+        if context.rotary is not None:
+            q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
+        bias = context.bias
+        if self.relative:
+            table = self.param("relative", nn.initializers.zeros, (self.relative, self.heads))
+            bias = jnp.moveaxis(table[context.relative], -1, 0)
+        mask = context.mask if context.memory is None else context.memory_mask
+        bias = None if bias is None else bias[None].astype(self.dtype)
+        y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=self.causal)
+        return dense(width, "proj", axis=(-2, -1))(y)
 
 
-def _fused_init(key, shape, dtype=jnp.float32):
-    """Xavier-uniform for each of query, key and value on its own, as if they were three layers.
+def _fused_init(count):
+    """Xavier-uniform for each of `count` layers fused into one on its own; DenseGeneral asks for the flat shape (D, count * D)."""
 
-    DenseGeneral asks for the flat shape (D, 3 * D)."""
-    width = shape[0]
-    limit = jnp.sqrt(6.0 / (width + shape[-1] // 3))
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
+    def init(key, shape, dtype=jnp.float32):
+        limit = jnp.sqrt(6.0 / (shape[0] + shape[-1] // count))
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return init
+
+
+def rotate(x, sin, cos):
+    """Rotary positions (Su et al. 2021), halves form. x (B, N, H, F); sin, cos (N, F) -> (B, N, H, F)."""
+    first, second = jnp.split(x, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    return x * cos[:, None].astype(x.dtype) + turned * sin[:, None].astype(x.dtype)
 
 
 class MLP(nn.Module):
-    """fc2(act(fc1(x)))."""
+    """fc2(act(fc1(x))); gated (SwiGLU with activation="silu", Shazeer 2020): fc2(act(gate(x)) * fc1(x))."""
 
     hidden: int
     activation: str = "gelu"
     dtype: Any = jnp.float32
+    gated: bool = False
 
     @nn.compact
     def __call__(self, x):
-        width = x.shape[-1]
-        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=kernel_init, name="fc1")(x)
-        x = ACTIVATIONS[self.activation](x)
-        return nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init, name="fc2")(x)
+        def dense(width, name):
+            return nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init, name=name)
+
+        width, act = x.shape[-1], ACTIVATIONS[self.activation]
+        y = dense(self.hidden, "fc1")(x)
+        y = act(dense(self.hidden, "gate")(x)) * y if self.gated else act(y)
+        return dense(width, "fc2")(y)
+
+
+class LayerScale(nn.Module):
+    """x * gamma, one gamma a channel (Touvron et al. 2021b, CaiT)."""
+
+    init: float
+
+    @nn.compact
+    def __call__(self, x):
+        return x * self.param("gamma", nn.initializers.constant(self.init), (x.shape[-1],)).astype(x.dtype)
+
+
+class Stack(nn.Module):
+    """What every model made of transformer blocks has as fields, and `self.transformer(...)`, its blocks."""
+
+    width: int = arg(768, "width of a token")
+    depth: int = arg(12, "number of blocks")
+    heads: int = arg(12, "attention heads")
+    mlp_dim: int = arg(3072, "hidden width of a block's MLP")
+    activation: str = arg("gelu", "gelu, gelu_tanh, quick_gelu, relu or silu")
+    gated: bool = arg(False, "a gate in the MLP (SwiGLU with activation silu)")
+    norm: str = arg("pre", "where a block normalises: pre (its branches' inputs) or post (BERT: the sums)")
+    norm_eps: float = arg(1e-6, "epsilon of every LayerNorm")
+    qkv_bias: str = arg("all", "biases of query, key, value: all, no_key or none")
+    qk_norm: bool = arg(False, "LayerNorm of queries and keys, head by head")
+    layer_scale: float = arg(0.0, "initial LayerScale on both branches; 0: none")
+    drop_path: float = arg(0.0, "stochastic depth rate of the last block, rising linearly from 0")
+    remat: str = arg("none", "what the backward pass recomputes: none, dots, full")
+    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+
+    def transformer(self, name="transformer", **more):
+        """The blocks, a submodule of the caller's. more: fields of Transformer beside those above."""
+        shared = {f: getattr(self, f) for f in Stack.__dataclass_fields__ if f not in ("width", "dtype", "parent", "name")}
+        return Transformer(**shared, dtype=jnp.dtype(self.dtype), **more, name=name)
+
+    def layer_norm(self, name):
+        """A LayerNorm of this model's epsilon and dtype."""
+        return nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
 
 
 class Block(nn.Module):
-    """x + Attention(LN(x)); x + MLP(LN(x)); each branch dropped per example with probability `drop` (stochastic depth)."""
+    """x + Attention(LN(x)); [x + CrossAttention(LN(x))]; x + MLP(LN(x)); post-norm: x = LN(x + branch(x)).
+
+    Each branch is dropped per example with probability `drop` (stochastic depth, Huang et al. 2016)."""
 
     heads: int
     mlp_dim: int
-    causal: bool = False
     activation: str = "gelu"
-    train: bool = False
+    gated: bool = False
+    norm: str = "pre"
+    norm_eps: float = 1e-6
+    qkv_bias: str = "all"
+    qk_norm: bool = False
+    layer_scale: float = 0.0
     drop_path: float = 0.0
+    causal: bool = False
+    cross: bool = False
+    relative: int = 0
+    train: bool = False
+    keep_layers: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, drop):
-        def branch(y):
+    def __call__(self, x, drop, context):
+        def dropped(y):
             if not (self.train and self.drop_path > 0):
                 return y
             keep = jax.random.bernoulli(self.make_rng("drop_path"), 1.0 - drop, (y.shape[0], 1, 1))
             return jnp.where(keep, y / (1.0 - drop).astype(y.dtype), 0)
 
-        norm = dict(epsilon=1e-6, dtype=self.dtype)
-        y = Attention(self.heads, self.causal, self.dtype, name="attn")(nn.LayerNorm(**norm, name="norm1")(x))
-        x = x + branch(y)
-        y = MLP(self.mlp_dim, self.activation, self.dtype, name="mlp")(nn.LayerNorm(**norm, name="norm2")(x))
-        return models.constrain_batch(x + branch(y)), None
+        def branch(x, index, function):
+            norm = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"norm{index}")
+            y = function(norm(x) if self.norm == "pre" else x)
+            y = LayerScale(self.layer_scale, name=f"scale{index}")(y) if self.layer_scale else y
+            x = x + dropped(y)
+            return x if self.norm == "pre" else norm(x)
+
+        attention = dict(qk_norm=self.qk_norm, norm_eps=self.norm_eps, dtype=self.dtype)
+        own = Attention(self.heads, self.causal, self.qkv_bias, relative=self.relative, **attention, name="attn")
+        x = branch(x, 1, lambda y: own(y, context.replace(memory=None)))
+        if self.cross and context.memory is not None:
+            other = Attention(self.heads, **attention, name="cross")
+            x = branch(x, "_cross", lambda y: other(y, Context(memory=context.memory, memory_mask=context.memory_mask)))
+        x = branch(x, 2, MLP(self.mlp_dim, self.activation, self.dtype, self.gated, name="mlp"))
+        x = models.constrain_batch(x)
+        return x, (x if self.keep_layers else None)
 
 
 class Transformer(nn.Module):
-    """`depth` blocks and the final LayerNorm. Parameters: blocks/... (depth, ...), norm/... . (B, N, D) -> (B, N, D)."""
+    """`depth` blocks and, with `last_norm`, a final LayerNorm. Parameters: blocks/... (depth, ...), norm/... . (B, N, D) -> (B, N, D).
+
+    Called with layers=True it returns (tokens, (depth, B, N, D)), the second what each block gave, before the final LayerNorm.
+    """
 
     depth: int
     heads: int
     mlp_dim: int
-    causal: bool = False
     activation: str = "gelu"
-    drop_path: float = 0.0  # rate of the last block; grows linearly from 0 (Huang et al. 2016)
+    gated: bool = False
+    norm: str = "pre"
+    norm_eps: float = 1e-6
+    qkv_bias: str = "all"
+    qk_norm: bool = False
+    layer_scale: float = 0.0
+    drop_path: float = 0.0  # rate of the last block; grows linearly from 0
     remat: str = "none"
+    causal: bool = False
+    cross: bool = False
+    relative: int = 0
+    last_norm: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, *, train):
-        if self.remat not in REMAT:
-            raise UserError(f"remat={self.remat!r}: expected one of {sorted(REMAT)}")
+    def __call__(self, x, *, train, context=Context(), layers=False):  # noqa: B008
+        for field, known in (
+            ("remat", REMAT),
+            ("activation", ACTIVATIONS),
+            ("norm", ("pre", "post")),
+            ("qkv_bias", ("all", "no_key", "none")),
+        ):
+            if getattr(self, field) not in known:
+                raise UserError(f"{field}={getattr(self, field)!r}: expected one of {', '.join(known)}")
         block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "drop_path": True},
+            in_axes=(0, nn.broadcast),
             length=self.depth,
         )
         rates = self.drop_path * jnp.arange(self.depth) / max(self.depth - 1, 1)
-        x, _ = stack(self.heads, self.mlp_dim, self.causal, self.activation, train, self.drop_path, self.dtype, name="blocks")(
-            x.astype(self.dtype), rates
-        )
-        return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        own = {
+            f: getattr(self, f) for f in Block.__dataclass_fields__ if f in Transformer.__dataclass_fields__ and f not in ("parent", "name")
+        }
+        x, each = stack(**own, train=train, keep_layers=layers, name="blocks")(x.astype(self.dtype), rates, context)
+        if self.last_norm:
+            x = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(x)
+        return (x, each) if layers else x

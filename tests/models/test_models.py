@@ -128,7 +128,7 @@ def test_resnet_batch_statistics_are_of_the_batch_in_training_and_stored_in_eval
     conv = jax.lax.conv_general_dilated(x, params["conv1"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     conv = np.float64(conv)
     np.testing.assert_allclose(updated["bn1"]["mean"], 0.1 * conv.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)  # momentum 0.9, from 0 and 1
-    np.testing.assert_allclose(updated["bn1"]["var"], 0.9 + 0.1 * conv.var((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(updated["bn1"]["var"], 0.9 + 0.1 * conv.var((0, 1, 2), ddof=1), rtol=1e-4)  # unbiased, as torch stores it
     same, unchanged = models.apply(module, params, stats, x, train=False)
     assert trees.sha256(unchanged) == trees.sha256(stats)
     one, _ = models.apply(module, params, stats, x[:1], train=False)

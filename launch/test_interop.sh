@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Converts models of transformers and timm in and out and compares, in an environment of its own that has torch: .venv-interop.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+interop=.venv-interop
+if [ ! -x "$interop/bin/python" ]; then
+  echo "installing torch, transformers and timm into $interop (some minutes, once)"
+  "$python" -m venv "$interop"
+  "$interop/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt torch==2.13.0 transformers timm
+fi
+exec "$interop/bin/python" -m pytest tests/test_interop.py "$@"

@@ -1,0 +1,40 @@
+"""Layers that several models have: BatchNorm with torch's running statistics, stochastic depth."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class BatchNorm(nn.BatchNorm):
+    """BatchNorm (Ioffe and Szegedy 2015) whose running statistics are those of torch. (..., C) -> (..., C).
+
+    In training the batch's mean and biased variance normalise; "mean" and "var" move by 1 - momentum towards its mean and unbiased
+    variance. Both are over the global batch on any mesh: the step is one program over the whole batch.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x):
+        before = self.get_variable("batch_stats", "var")
+        y = super().__call__(x)
+        if not self.use_running_average and not self.is_initializing():
+            count = x.size // x.shape[-1]
+            # Flax has moved "var" by (1 - momentum) * biased variance; n / (n - 1) of that step is the step plus 1 / (n - 1) of it.
+            after = self.get_variable("batch_stats", "var")
+            self.put_variable("batch_stats", "var", after + (after - self.momentum * before) / max(count - 1, 1))
+        return y
+
+
+def drop_path(y, rate, rng):
+    """Stochastic depth (Huang et al. 2016): each example's y (B, ...) is zero with probability `rate`, else divided by 1 - rate."""
+    keep = jax.random.bernoulli(rng, 1.0 - rate, (y.shape[0], *[1] * (y.ndim - 1)))
+    return jnp.where(keep, y / jnp.asarray(1.0 - rate, y.dtype), 0)
+
+
+def stage_rates(last, stages):
+    """Stochastic depth of each block, rising linearly from 0 to `last` over all stages: one tuple of floats a stage."""
+    rates = np.linspace(0.0, last, sum(stages))
+    return [tuple(map(float, part)) for part in np.split(rates, np.cumsum(stages)[:-1])]

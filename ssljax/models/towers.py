@@ -1,0 +1,38 @@
+"""The two towers of an image-text method, and the vectors that they give."""
+
+import jax
+
+from ssljax import losses, models
+
+
+def init(image, text, rng, images, ids):
+    """image, text: modules. -> {"encoder": params, "text": params}, {"encoder": batch statistics, "text": ...}."""
+    r = jax.random.split(rng)
+    encoder, own = models.init(image, r[0], images, train=False)
+    tower, other = models.init(text, r[1], ids, train=False)
+    return {"encoder": encoder, "text": tower}, {"encoder": own, "text": other}
+
+
+def unit(outputs):
+    """A tower's vector for comparing, float32, unit norm: its "embedding" where it has a linear layer for it (out > 0), else "pooled"."""
+    return losses.normalise(outputs.get("embedding", outputs["pooled"]).astype("float32"))
+
+
+def encode(image, text, params, stats, batch, rng):
+    """For training. batch: "views" (B, 1, H, W, 3), "text" int (B, T). -> {"image": (B, E), "text": (B, E)} of unit norm, statistics."""
+    r = jax.random.split(rng)
+    h, own = models.apply(image, params["encoder"], stats["encoder"], batch["views"][:, 0], train=True, rng=r[0])
+    t, other = models.apply(text, params["text"], stats["text"], batch["text"], train=True, rng=r[1])
+    return {"image": unit(h), "text": unit(t)}, {"encoder": own, "text": other}
+
+
+def embed(image, text, params, stats, batch):
+    """For evaluators: "features" of the images, and "image_embedding", "text_embedding" of what the batch has."""
+    out = {}
+    if "image" in batch:
+        h, _ = models.apply(image, params["encoder"], stats["encoder"], batch["image"], train=False)
+        out |= {"features": h["pooled"], "image_embedding": unit(h)}
+    if "text" in batch:
+        h, _ = models.apply(text, params["text"], stats["text"], batch["text"], train=False)
+        out["text_embedding"] = unit(h)
+    return out
