@@ -117,9 +117,7 @@ class Encoder:
         """The parameters as layouts have them: {"encoder": ..., "stats": {"encoder": ...}}; a teacher's, where there is one."""
         teacher = isinstance(self.extra.get("teacher"), dict) and not student
         tree = dict(self.extra["teacher"] if teacher else self.params)
-        stats = self.extra.get("stats", {})
-        if "encoder" not in stats and "student" in stats:
-            stats = {"encoder": stats["teacher" if teacher else "student"]}
+        stats = self.extra.get("teacher_stats" if teacher else "stats", {})
         stats = {part: value for part, value in stats.items() if value}
         return {**tree, **({"stats": stats} if stats else {})}
 

@@ -59,7 +59,7 @@ def warm_start(state, encoder, drop):
         own = name.removeprefix("teacher/")
         if own != name and own in mine:
             return jax.device_put(np.asarray(mine[own], leaf.dtype), leaf.sharding)
-        found = statistics.get(re.sub("^stats/(student|teacher)/", "stats/encoder/", name))
+        found = statistics.get(name.replace("teacher_stats/", "stats/"))
         if found is not None and found.shape == leaf.shape and not (drop and re.search(drop, name)):
             return jax.device_put(np.asarray(found, leaf.dtype), leaf.sharding)
         return leaf

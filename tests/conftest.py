@@ -45,6 +45,7 @@ def raw_batch(config, step=0):
         "id": rng.permutation(1000)[:batch].astype(np.int32),
         "epoch": np.zeros(batch, np.int32),
         "valid": np.ones(batch, bool),
+        "label": rng.integers(0, 4, batch).astype(np.int32),
     }
     if "text" in config.method:
         raw["text"] = rng.integers(1, config.method.text.vocab_size, (batch, config.method.text.length)).astype(np.int32)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, models, schedules, trees
+from ssljax import losses, networks, schedules
 from ssljax.fields import arg, module
 from ssljax.method import Method
 from ssljax.optim import Rule
@@ -38,31 +38,20 @@ class DINO(Method):
             "teacher_temperature": schedules.constant(self.teacher_temperature, warmup="within", **warm),
         }
 
-    def init(self, rng, batch):
-        r = jax.random.split(rng)
-        x = models.flat_views(batch["views"])
-        encoder, stats = models.init(self.encoder, r[0], x, train=False)
-        h, _ = models.apply(self.encoder, encoder, stats, x, train=False)
-        head, _ = models.init(self.head, r[1], h["pooled"], train=False)
-        params = {"encoder": encoder, "head": head}
-        extra = {"teacher": trees.copy(params), "stats": {"student": stats, "teacher": trees.copy(stats)}}
-        return params, {**extra, "centre": jnp.zeros(self.head.out)}
+    @property
+    def parts(self):
+        return {"encoder": self.encoder, "head": self.head}
 
-    def _logits(self, params, stats, views, rng=None):
-        batch = views.shape[0]
-        h, stats = models.apply(self.encoder, params["encoder"], stats, models.flat_views(views), train=True, rng=rng)
-        logits, _ = models.apply(self.head, params["head"], {}, h["pooled"], train=True)
-        return logits.reshape(batch, -1, logits.shape[-1]), stats  # (B, V, K)
+    def init(self, rng, batch):
+        params, stats = networks.init(self.parts, rng, batch["views"])
+        return params, {"stats": stats, **networks.teacher(params, stats), "centre": jnp.zeros(self.head.out)}
 
     def encode(self, params, extra, batch, rng, s):
-        r = jax.random.split(rng, 3)
-        teacher, teacher_stats = self._logits(extra["teacher"], extra["stats"]["teacher"], batch["views"], r[0])
-        student, stats = self._logits(params, extra["stats"]["student"], batch["views"], r[1])
-        if "crops" in batch:  # another resolution: a forward pass of its own
-            local, stats = self._logits(params, stats, batch["crops"], r[2])
-            student = jnp.concatenate([student, local], axis=1)  # (B, V + L, K)
+        r = jax.random.split(rng)
+        teacher, teacher_stats = networks.over_crops(self.parts, extra["teacher"], extra["teacher_stats"], [batch["views"]], rng=r[0])
+        student, stats = networks.over_crops(self.parts, params, extra["stats"], networks.views_of(batch), rng=r[1])  # (B, V + L, K)
         teacher = jax.lax.stop_gradient(teacher)
-        return {"student": student, "teacher": teacher}, {**extra, "stats": {"student": stats, "teacher": teacher_stats}}
+        return {"student": student, "teacher": teacher}, {**extra, "stats": stats, "teacher_stats": teacher_stats}
 
     def objective(self, params, extra, encodings, batch, s):
         student, teacher = (jnp.moveaxis(encodings[k], 1, 0) for k in ("student", "teacher"))  # crop-major (V, B, K)
@@ -74,9 +63,7 @@ class DINO(Method):
         return loss, ({**extra, "centre": centre}, {"teacher_entropy": entropy, "prototype_entropy": usage})
 
     def after_step(self, params, extra, s):
-        return {**extra, "teacher": trees.ema(extra["teacher"], params, s["ema"])}
+        return networks.follow(extra, params, s["ema"])
 
     def embed(self, params, extra, batch):
-        stats = extra["stats"]["teacher"]
-        h, _ = models.apply(self.encoder, extra["teacher"]["encoder"], stats, batch["image"], train=False)
-        return {"features": h["pooled"]}
+        return networks.features(self.encoder, extra["teacher"], extra["teacher_stats"], batch["image"])

@@ -3,9 +3,8 @@
 import dataclasses
 
 import flax.linen as nn
-import jax
 
-from ssljax import losses, models
+from ssljax import losses, networks
 from ssljax.fields import arg, module
 from ssljax.method import Method
 
@@ -18,20 +17,17 @@ class SimCLR(Method):
     projector: nn.Module = module("MLP in front of the loss, thrown away afterwards", name="mlp", hidden=2048, out=128)
     temperature: float = arg(0.1, "temperature of the softmax over similarities")
 
+    @property
+    def parts(self):
+        return {"encoder": self.encoder, "projector": self.projector}
+
     def init(self, rng, batch):
-        r = jax.random.split(rng)
-        encoder, stats = models.init(self.encoder, r[0], models.flat_views(batch["views"]), train=False)
-        h, _ = models.apply(self.encoder, encoder, stats, models.flat_views(batch["views"]), train=False)
-        projector, projector_stats = models.init(self.projector, r[1], h["pooled"], train=False)
-        return {"encoder": encoder, "projector": projector}, {"stats": {"encoder": stats, "projector": projector_stats}}
+        params, stats = networks.init(self.parts, rng, batch["views"])
+        return params, {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
-        stats = extra["stats"]
-        x = models.flat_views(batch["views"])  # (2B, H, W, 3)
-        h, encoder = models.apply(self.encoder, params["encoder"], stats["encoder"], x, train=True, rng=rng)
-        z, projector = models.apply(self.projector, params["projector"], stats["projector"], h["pooled"], train=True)
-        z = losses.normalise(z.reshape(-1, 2, z.shape[-1]))  # (B, 2, D)
-        return {"z": z}, {**extra, "stats": {"encoder": encoder, "projector": projector}}
+        out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
+        return {"z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, 2, D)
 
     def objective(self, params, extra, encodings, batch, s):
         z0, z1 = encodings["z"][:, 0], encodings["z"][:, 1]
@@ -39,5 +35,4 @@ class SimCLR(Method):
         return loss, (extra, {"positive_similarity": (z0 * z1).sum(-1).mean()})
 
     def embed(self, params, extra, batch):
-        h, _ = models.apply(self.encoder, params["encoder"], extra["stats"]["encoder"], batch["image"], train=False)
-        return {"features": h["pooled"]}
+        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -5,7 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ssljax import losses, models
+from ssljax import losses, models, networks
 from ssljax.errors import UserError
 from ssljax.fields import arg, module
 from ssljax.method import Method
@@ -19,15 +19,15 @@ class Supervised(Method):
     label_smoothing: float = arg(0.0, "share of a label that is spread over all classes")
 
     def init(self, rng, batch):
-        params, stats = models.init(self.encoder, rng, batch["views"][:, 0], train=False)
-        return {"encoder": params}, {"stats": {"encoder": stats}}
+        params, stats = networks.init({"encoder": self.encoder}, rng, batch["views"])
+        return params, {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
-        images = batch["views"][:, 0]
-        h, stats = models.apply(self.encoder, params["encoder"], extra["stats"]["encoder"], images, train=True, rng=rng)
+        out, stats = networks.forward({"encoder": self.encoder}, params, extra["stats"], batch["views"][:, :1], rng=rng)
+        h = out["encoder"]
         if "embedding" not in h or "label" not in batch:
             raise UserError("method supervised: config.method.encoder.out should be the number of classes, and the data have labels")
-        return {"logits": h["embedding"].astype(jnp.float32)}, {**extra, "stats": {"encoder": stats}}
+        return {"logits": h["embedding"][:, 0].astype(jnp.float32)}, {**extra, "stats": stats}
 
     def objective(self, params, extra, encodings, batch, s):
         logits, labels = encodings["logits"], batch["label"]
