@@ -217,7 +217,9 @@ def bring_in(spec, out, **options):
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode() + np.asarray(arrays[name], order="C").tobytes())
+    kept = {name: arrays[name].tolist() for name in buffers if arrays[name].size <= 1024}  # counts, so that the way back is the same file
     about = {
+        "buffers": kept,
         "layout": layout.name,
         "public_config": config,
         "shapes": {k: list(v.shape) for k, v in arrays.items()},
@@ -245,9 +247,11 @@ def send_out(workdir, kind, out, *, student=False):
     if str(about.get("layout", "")).startswith(f"{kind}:"):
         name, config = about["layout"], about["public_config"]
         layout = layouts.make(name, config, {k: tuple(v) for k, v in about["shapes"].items()})
-        arrays = layouts.write(layout, tree)
+        arrays = layouts.write(layout, tree) | {name: np.array(value, np.int64) for name, value in about.get("buffers", {}).items()}
     else:
         layout, config, arrays = layouts.export(kind, loaded.fields(), tree)
+        norms = [name.removesuffix("running_var") for name in arrays if name.endswith("running_var")]
+        arrays |= {f"{name}num_batches_tracked": np.array(loaded.step, np.int64) for name in norms}  # torch looks for it
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if kind == "big_vision":

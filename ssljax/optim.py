@@ -24,8 +24,11 @@ from ssljax import trees
 from ssljax.errors import UserError
 
 # Biases, norm scales, tokens, tables and the like: no weight decay, and no trust ratio in LARS.
-NO_DECAY = r"(^|/)(bias|scale|cls_token|pos_embed|mask_token|logit_scale|logit_bias|registers|probe|layer_scale)$"
-EMBEDDINGS = r"(^|/)(patch_embed|token_embed|cls_token|pos_embed|mask_token|registers)(/|$)"
+NO_DECAY = (
+    r"(^|/)(bias|qv_bias|scale|gamma|beta|gain|(cls|dist)_(token|position)|pos_embed|mask_token|logit_scale|logit_bias|registers|probe|query|"
+    r"relative)$"
+)
+EMBEDDINGS = r"(^|/)(patch_embed|token_embed|(cls|dist)_(token|position)|pos_embed|mask_token|registers|first_norm)(/|$)"
 STACKED = r"(^|/)blocks/"
 
 

@@ -23,7 +23,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string(
     "workdir",
     None,
-    "where checkpoints and metrics go; started again with the same one, a run resumes. gs://BUCKET/NAME: checkpoints; the rest in runs/NAME",
+    "where checkpoints and metrics go; started again with it, a run resumes. gs://BUCKET/NAME: checkpoints; the rest in runs/NAME",
     flag_values=FLAGS,
 )
 flags.DEFINE_bool(

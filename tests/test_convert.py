@@ -1,4 +1,4 @@
-"""Public weights in and out, by the command; what does not fit is named; a frozen encoder in two lines; a run that starts from a checkpoint."""
+"""Public weights in and out; what does not fit is named; a frozen encoder in two lines; a run that starts from a checkpoint."""
 
 import json
 
@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ssljax
-from ssljax import convert, encoder, fields, initialise, layouts, models, program, sharding, trees
 from ssljax import config as configs
+from ssljax import convert, encoder, fields, initialise, layouts, models, program, sharding, trees
 from ssljax.errors import UserError
 from ssljax.models import positions, vit
 from ssljax.train import train
@@ -17,8 +17,8 @@ from ssljax.train import train
 pytestmark = pytest.mark.quick
 
 HF = dict(
-    model_type="dinov2", architectures=["Dinov2Model"], hidden_size=48, num_hidden_layers=3, num_attention_heads=4, mlp_ratio=2, image_size=32,
-    patch_size=8, layer_norm_eps=1e-6, layerscale_value=1.0, qkv_bias=True, hidden_act="gelu",
+    model_type="dinov2", architectures=["Dinov2Model"], hidden_size=48, num_hidden_layers=3, num_attention_heads=4, mlp_ratio=2,
+    image_size=32, patch_size=8, layer_norm_eps=1e-6, layerscale_value=1.0, qkv_bias=True, hidden_act="gelu",
 )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from ssljax import convert, encoder, models  # noqa: E402
 VIT = dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96, image_size=32, patch_size=8)
 DECODER = dict(decoder_hidden_size=32, decoder_num_hidden_layers=2, decoder_num_attention_heads=4, decoder_intermediate_size=64)
 TEXT = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, vocab_size=99)
+STACK = {k: v for k, v in VIT.items() if k not in ("image_size", "patch_size")}
+RESNET = dict(embedding_size=16, hidden_sizes=[16, 32], depths=[2, 1], layer_type="bottleneck")
 FAMILIES = {
     "vit": ("ViTModel", "ViTConfig", VIT),
     "vit_classifier": ("ViTForImageClassification", "ViTConfig", VIT | dict(num_labels=7, qkv_bias=False)),
@@ -42,9 +44,9 @@ FAMILIES = {
     "clip_vision": ("CLIPVisionModel", "CLIPVisionConfig", VIT),
     "siglip": ("SiglipModel", "SiglipConfig", dict(vision_config=VIT, text_config=TEXT | dict(projection_size=64))),
     "blip": ("BlipForImageTextRetrieval", "BlipConfig", dict(vision_config=VIT, text_config=TEXT | dict(encoder_hidden_size=64))),
-    "flava": ("FlavaModel", "FlavaConfig", dict(image_config=VIT, text_config=TEXT, multimodal_config={k: v for k, v in VIT.items() if k != "image_size" and k != "patch_size"}, hidden_size=64, projection_dim=24)),
-    "resnet": ("ResNetModel", "ResNetConfig", dict(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 2, 1], layer_type="bottleneck")),
-    "resnet_basic": ("ResNetForImageClassification", "ResNetConfig", dict(embedding_size=16, hidden_sizes=[16, 32], depths=[2, 1], layer_type="basic", num_labels=5)),
+    "flava": ("FlavaModel", "FlavaConfig", dict(image_config=VIT, text_config=TEXT, multimodal_config=STACK, hidden_size=64)),
+    "resnet": ("ResNetModel", "ResNetConfig", RESNET | dict(hidden_sizes=[16, 32, 64], depths=[1, 2, 1])),
+    "resnet_basic": ("ResNetForImageClassification", "ResNetConfig", RESNET | dict(layer_type="basic", num_labels=5)),
     "convnext": ("ConvNextModel", "ConvNextConfig", dict(hidden_sizes=[16, 32], depths=[1, 2], num_stages=2)),
     "convnextv2": ("ConvNextV2Model", "ConvNextV2Config", dict(hidden_sizes=[16, 32], depths=[1, 2], num_stages=2)),
     "swin": ("SwinModel", "SwinConfig", dict(image_size=32, patch_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4)),
@@ -80,7 +82,8 @@ def inputs_of(model, rng):
 def theirs(model, inputs):
     """The tokens (or the map) in front of any head, of the tower of images."""
     tensors = {k: torch.from_numpy(v) for k, v in inputs.items() if k != "input_ids"}
-    tower = next((getattr(model, name) for name in ("vision_model", "image_model", model.base_model_prefix) if hasattr(model, name)), model)
+    headed = (model.base_model_prefix,) if "For" in type(model).__name__ else ()
+    tower = next((getattr(model, name) for name in ("vision_model", "image_model", *headed) if hasattr(model, name)), model)
     with torch.no_grad():
         if model.config.model_type == "videomae":
             mask = torch.zeros(2, (model.config.num_frames // 2) * 16, dtype=torch.bool)

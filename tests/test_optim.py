@@ -59,7 +59,7 @@ def test_no_decay_by_default_and_rules():
     rules = optim.rules(params)
     decayed = {name for name, rule in rules.items() if rule.weight_decay}
     assert decayed == {"encoder/patch_embed/kernel", "encoder/transformer/blocks/fc1/kernel", "head/kernel"}
-    for name in ("a/cls_token", "mask_token", "x/registers", "pool/probe", "blocks/layer_scale", "logit_bias"):
+    for name in ("a/cls_token", "mask_token", "x/registers", "pool/probe", "blocks/scale1/gamma", "logit_bias"):
         assert optim.rules({name: np.zeros(2)})[name].weight_decay == 0
     # The first match wins; a rule that says nothing of decay leaves a bias without it, one that does is obeyed.
     groups = (("^head/bias$", Rule(weight_decay=1.0)), ("^head/", Rule(lr=0.5)), ("head|encoder", Rule(lr=2.0)))

@@ -44,15 +44,17 @@ def text_fields(config, **changes):
 def hf_clip(config, shapes):
     """CLIPModel, and CLIPVisionModel or CLIPTextModel alone (with or without projection)."""
     parts, rules = {}, []
-    if any(name.startswith("vision_model.") for name in shapes):
+    at = to.base(shapes, "vision_model.")
+    if f"{at}embeddings.patch_embedding.weight" in shapes:
         own = config.get("vision_config", config)
         fields = image(own, patch_bias=False, class_token=True, first_norm=True, last_norm="pooled")
         if "visual_projection.weight" in shapes:
             fields |= dict(out=shapes["visual_projection.weight"][0])
             rules += to.linear("visual_projection", "encoder/out", bias=False)
-        rules += hf_vision(own, shapes, "vision_model.", fields) + to.norm("vision_model.pre_layrnorm", "encoder/first_norm")
+        rules += hf_vision(own, shapes, at, fields) + to.norm(f"{at}pre_layrnorm", "encoder/first_norm")
         parts["encoder"] = fields
-    if any(name.startswith("text_model.") for name in shapes):
+    at = to.base(shapes, "text_model.")
+    if f"{at}embeddings.token_embedding.weight" in shapes:
         own = config.get("text_config", config)
         eos = own.get("eos_token_id", 2)
         # transformers: files from before the end token was stated say 2, and mean the largest id
@@ -60,7 +62,7 @@ def hf_clip(config, shapes):
         if "text_projection.weight" in shapes:
             fields |= dict(out=shapes["text_projection.weight"][0])
             rules += to.linear("text_projection", "text/out", bias=False)
-        rules += hf_text(shapes, "text_model.", fields)
+        rules += hf_text(shapes, at, fields)
         parts["text"] = fields
     return scaled(parts, rules, shapes, "clip", to.CLIP)
 
@@ -68,11 +70,10 @@ def hf_clip(config, shapes):
 def hf_siglip(config, shapes):
     """SiglipModel, and Siglip2Model, whose patches are flattened in front of a linear layer."""
     parts, rules, own = {}, [], config.get("vision_config", config)
-    if any(name.startswith("vision_model.") for name in shapes):
-        at = "vision_model."
+    at = to.base(shapes, "vision_model.")
+    if f"{at}embeddings.patch_embedding.weight" in shapes:
         table = shapes[f"{at}embeddings.position_embedding.weight"]
         grid = round(table[0] ** 0.5)
-        own = dict(own, image_size=own.get("image_size", grid * side(own["patch_size"])))
         own = dict(own, image_size=grid * side(own["patch_size"]))
         fields = image(own, patch_bias=True, class_token=False, class_position=False, pool="map" if f"{at}head.probe" in shapes else "gap")
         rules += hf_vision(own, shapes, at, fields)
@@ -324,7 +325,7 @@ def coca(config, shapes):
 
 
 NAMES = {
-    "hf:clip": hf_clip, "hf:siglip": hf_siglip, "hf:siglip2": hf_siglip, "hf:clip_vision_model": hf_clip,
+    "hf:clip": hf_clip, "hf:siglip": hf_siglip, "hf:siglip2": hf_siglip, "hf:clip_vision_model": hf_clip, "hf:clip_text_model": hf_clip,
     "hf:siglip_vision_model": hf_siglip,
     "hf:blip": hf_blip, "hf:flava": hf_flava, "open_clip:clip": open_clip, "open_clip:coca": coca,
 }  # fmt: skip

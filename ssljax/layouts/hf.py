@@ -347,13 +347,16 @@ def to_dinov2(parts, tree):
         tree = {**tree, "encoder": {**tree["encoder"], "mask_token": np.zeros((1, 1, width), np.float32)}}
         fields = fields | dict(mask_token=True)
     name = "dinov2_with_registers" if registers else "dinov2"
+    ratio, rest = divmod(fields["mlp_dim"], width)
+    if rest:
+        raise to.Inexpressible(f"its MLP is a whole number of times as wide as a token, not {fields['mlp_dim']} / {width}")
     names = DINOV2
     rules = vit_rules("", {"embeddings.mask_token": (1, width)}, fields, names=names)
     rules += to.linear("classifier", "encoder/out") if fields["out"] else []
     config = dict(
         to_stack(fields), model_type=name, architectures=["Dinov2WithRegistersModel" if registers else "Dinov2Model"],
         image_size=fields["image_size"], patch_size=fields["patch_size"], num_channels=fields["channels"],
-        mlp_ratio=fields["mlp_dim"] / width,
+        mlp_ratio=ratio,
         qkv_bias=fields["qkv_bias"] == "all", use_swiglu_ffn=False, layerscale_value=fields["layer_scale"],
         **(dict(num_register_tokens=registers) if registers else {}),
     )  # fmt: skip

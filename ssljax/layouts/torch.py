@@ -31,8 +31,10 @@ def vit_fields(config, shapes, at=""):
         grid = round(tokens**0.5)
     del counted
     fields = dict(
-        name="vit", image_size=grid * patch, patch_size=patch, width=width, depth=depth_of(shapes, re.escape(at) + r"blocks\.(\d+)\."),
-        heads=config.get("num_heads") or max(width // 64, 1), mlp_dim=shapes.get(f"{at}blocks.0.mlp.fc2.weight", (0, 0))[1], channels=channels,
+        name="vit", image_size=grid * patch, patch_size=patch, width=width,
+        depth=depth_of(shapes, re.escape(at) + r"blocks\.(\d+)\."),
+        heads=config.get("num_heads") or max(width // 64, 1), mlp_dim=shapes.get(f"{at}blocks.0.mlp.fc2.weight", (0, 0))[1],
+        channels=channels,
         class_token=class_token, class_position=positioned, distill_token=f"{at}dist_token" in shapes, registers=registers,
         first_norm=f"{at}norm_pre.weight" in shapes, patch_bias=f"{at}patch_embed.proj.bias" in shapes,
         qkv_bias="all" if f"{at}blocks.0.attn.qkv.bias" in shapes else "none", qk_norm=f"{at}blocks.0.attn.q_norm.weight" in shapes,

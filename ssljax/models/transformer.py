@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ssljax import models
 from ssljax.errors import UserError
 from ssljax.fields import arg
+from ssljax.models.layers import drop_path
 
 REMAT = {
     "none": None,
@@ -189,8 +190,7 @@ class Block(nn.Module):
         def dropped(y):
             if not (self.train and self.drop_path > 0):
                 return y
-            keep = jax.random.bernoulli(self.make_rng("drop_path"), 1.0 - drop, (y.shape[0], 1, 1))
-            return jnp.where(keep, y / (1.0 - drop).astype(y.dtype), 0)
+            return drop_path(y, drop, self.make_rng("drop_path"))
 
         def branch(x, index, function):
             norm = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"norm{index}")
