@@ -111,7 +111,7 @@ def run(path, argument, seed, steps=0):
 
 
 COLUMNS = ("config", "seed", "raw_knn_top1", "raw_linear_top1", "random_knn_top1", "random_linear_top1", "knn_top1", "linear_top1",
-           "rankme", "train_seconds")  # fmt: skip
+           "rankme", "train_seconds", "commit")  # fmt: skip
 
 
 def table(rows):
@@ -146,6 +146,9 @@ def main(argv):
                 with out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), file=sys.stderr, flush=True)
+    if out == ROOT / "launch/bench/results/learning.jsonl":
+        every = sorted(rows, key=lambda row: (row["config"], row["seed"]))
+        out.with_suffix(".md").write_text(f"# Small configs on the embedded scenes\n\n`python launch/bench/learning.py`\n\n{table(every)}\n")
     rows = [row for row in rows if (row["config"], row["seed"]) in wanted]
     print(table(rows))
     if FLAGS.json:

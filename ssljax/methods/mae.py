@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, models
+from ssljax import losses, models, networks
 from ssljax.fields import arg, module
 from ssljax.method import Method
 
@@ -59,12 +59,6 @@ class MAE(Method):
         return {"features": h["pooled"]}
 
     def pictures(self, params, extra, batch, rng):
-        images, size = batch["views"][:, 0], self.encoder.patch_size
         encodings, _ = self.encode(params, extra, batch, rng, {})
-        patches, pred, mask = losses.patchify(images, size), encodings["pred"], encodings["mask"][..., None]
-        if self.norm_pix_loss:  # back to pixels with each patch's own statistics, which the model was not asked for
-            pred = pred * jnp.sqrt(patches.var(-1, keepdims=True, ddof=1) + 1e-6) + patches.mean(-1, keepdims=True)
-        grid = (images.shape[1] // size, images.shape[2] // size)
-        hidden, rebuilt = patches * (1 - mask), patches * (1 - mask) + pred * mask
-        pieces = {"original": patches, "masked": hidden, "reconstruction": rebuilt}
-        return {"reconstructions": {k: losses.unpatchify(v, size, grid) for k, v in pieces.items()}}
+        images, size = batch["views"][:, 0], self.encoder.patch_size
+        return networks.reconstructions(images, encodings["pred"], encodings["mask"], size, norm_pix_loss=self.norm_pix_loss)

@@ -17,6 +17,7 @@ MODULES = {
     "text": ("ssljax.models.text", "TextTransformer"),
     "mae_decoder": ("ssljax.models.decoders", "MAEDecoder"),
     "pixel_shuffle": ("ssljax.models.decoders", "PixelShuffle"),
+    "image_decoder": ("ssljax.models.decoders", "ImageDecoder"),
     "linear_head": ("ssljax.models.decoders", "LinearHead"),
     "caption_decoder": ("ssljax.models.captioner", "CaptionDecoder"),
     "fusion": ("ssljax.models.captioner", "Fusion"),

@@ -1,0 +1,25 @@
+"""data2vec on scenes/photo: minutes on two CPU cores.
+
+python -m ssljax.train --config configs/data2vec_vit_scenes.py --workdir runs/data2vec
+
+Expect (label: photograph): kNN or linear >= 0.05 above the same encoder at random.
+"""
+
+from ssljax import embedded
+
+FAMILY = "masked"
+LEARNING = ("data=photo",)
+
+
+def get_config(arg=""):
+    a = embedded.parse(arg, steps=1200)
+    method = dict(
+        name="data2vec",
+        encoder=dict(embedded.VIT, mask_token=True, pool="gap", class_token=False),
+        least=4,
+        top_layers=2,
+        ema=0.99,
+        ema_final=0.999,
+    )
+    views = dict(count=1, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, grey=0.0)
+    return embedded.make(a, method=method, views=views, optim=dict(lr=dict(kind="cosine", peak=1e-3, warmup_steps=50), weight_decay=0.05))

@@ -1,0 +1,19 @@
+"""SimMIM on scenes/photo: minutes on two CPU cores.
+
+python -m ssljax.train --config configs/simmim_vit_scenes.py --workdir runs/simmim
+
+Expect (label: photograph): error on masked pixels <= 0.85 of filling with the mean colour, kNN or linear above the same encoder at random.
+"""
+
+from ssljax import embedded
+
+FAMILY = "masked"
+LEARNING = ("data=photo",)
+
+
+def get_config(arg=""):
+    a = embedded.parse(arg, steps=1200)
+    encoder = dict(embedded.VIT, mask_token=True, pool="gap", class_token=False)
+    method = dict(name="simmim", encoder=encoder, decoder=dict(name="pixel_shuffle", patch_size=4), cell=2)
+    views = dict(count=1, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0)
+    return embedded.make(a, method=method, views=views, optim=dict(lr=dict(kind="cosine", peak=1e-3, warmup_steps=50), weight_decay=0.05))
