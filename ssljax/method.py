@@ -42,6 +42,11 @@ class Method:
         """-> params, extra: dicts of arrays."""
         raise NotImplementedError
 
+    def weights(self):
+        """-> {name: tree of numpy arrays} of other runs' checkpoints, which lie frozen in extra["frozen"] (a tokenizer, a locked tower).
+        `init` holds their place with zeros."""
+        return {}
+
     def encode(self, params, extra, batch, rng, s):
         """-> encodings (dict of arrays, leading axis B), extra. The half of the loss that can run on a part of the batch."""
         raise NotImplementedError

@@ -4,10 +4,14 @@ Parameters and batch statistics are dicts by the names of the parts, {"encoder":
 in `extra["stats"]`; a teacher's in `extra["teacher"]` and `extra["teacher_stats"]`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
-from ssljax import models, trees
+from ssljax import losses, models, trees
+from ssljax.augment import masks as laws
+from ssljax.errors import UserError
 
 
 def init(parts, rng, views):
@@ -63,7 +67,117 @@ def follow(extra, params, momentum):
     return {**extra, "teacher": trees.ema(extra["teacher"], {name: params[name] for name in extra["teacher"]}, momentum)}
 
 
+def unhurt(parts):
+    """`parts` without stochastic depth, which a teacher does not have."""
+    return {name: part.clone(drop_path=0.0) if getattr(part, "drop_path", 0) else part for name, part in parts.items()}
+
+
+def taught(parts, extra, views, *, rng=None):
+    """The teacher's `forward`, in training mode and constant. -> {name: outputs (B, V, ...)}, `extra` with its new statistics."""
+    outputs, stats = forward(unhurt(parts), extra["teacher"], extra["teacher_stats"], views, rng=rng)
+    return jax.lax.stop_gradient(outputs), {**extra, "teacher_stats": stats}
+
+
+def masks(law, rng, images, patch_size, **settings):
+    """One mask an image (B, H, W, 3), each by a key of its own: the dict of `augment.masks` with a leading axis B. law: a function there;
+    settings: that function's."""
+    grid = tuple(side // patch_size for side in images.shape[1:3])
+    draw = getattr(laws, law)
+    return jax.vmap(lambda key: draw(key, grid, **settings))(jax.random.split(rng, images.shape[0]))
+
+
+def some_blocks(rng, images, patch_size, *, ratio, chance):
+    """Block-wise masks of a share `chance` of the images (B, H, W, 3), each of a share of its patches that is drawn from `ratio` (iBOT).
+
+    -> mask bool (B, N); ids int (B, M), M = the most patches that `ratio` lets a mask have, the masked ones in front."""
+    grid = tuple(side // patch_size for side in images.shape[1:3])
+    count = grid[0] * grid[1]
+    r, least = jax.random.split(rng, 3), (min(grid) // 3) ** 2
+    share = jax.random.uniform(r[0], images.shape[:1], minval=ratio[0], maxval=ratio[1])
+    most = (share * count * jax.random.bernoulli(r[1], chance, images.shape[:1])).astype(jnp.int32)
+    draw = jax.vmap(lambda key, most: laws.block_region(key, grid, most=most, least=least).reshape(-1))
+    mask = draw(jax.random.split(r[2], len(images)), most)
+    return mask, jnp.argsort(~mask, axis=1)[:, : max(int(ratio[1] * count), 1)]
+
+
+def gather(x, ids):
+    """Tokens (B, N, D) at ids int (B, n) -> (B, n, D)."""
+    return jnp.take_along_axis(x, ids[..., None], axis=1)
+
+
+def at_patches(head, params, stats, outputs, ids):
+    """A head on the patches at ids int (B * V, M) of an encoder's outputs (B, V, ...). -> (B, V, M, K)."""
+    patches = outputs["patches"]  # (B, V, N, D)
+    x = jnp.take_along_axis(patches, ids.reshape(*patches.shape[:2], -1, 1), axis=2)
+    return models.apply(head, params, stats, x, train=True)[0]
+
+
+def directions(rng, rows, width):
+    """Random vectors of unit norm (rows, width): what a queue or a memory bank holds before it has seen an example."""
+    return losses.normalise(jax.random.normal(rng, (rows, width)))
+
+
+def queue(rng, rows, width):
+    """-> {"queue": (rows, width), "pointer": 0} for `extra`: random directions, each waiting for a key to take its place."""
+    return {"queue": directions(rng, rows, width), "pointer": jnp.zeros((), jnp.int32)}
+
+
+def enqueue(extra, keys):
+    """`extra` with keys (B, D) in the place of its queue's oldest rows."""
+    rows, pointer = losses.enqueue(extra["queue"], extra["pointer"], keys)
+    return {**extra, "queue": rows, "pointer": pointer}
+
+
+def check_bank(examples, run):
+    """Raises UserError where a memory bank has no row for every training example of a Run."""
+    if run.examples > examples:
+        raise UserError(f"config.method.examples={examples}: the memory bank needs a row for each of {run.examples} training examples")
+
+
+def remember(bank, ids, rows, momentum):
+    """A memory bank (N, D) whose rows `ids` int (B,) have moved: normalise(momentum * old + (1 - momentum) * rows), rows (B, D)."""
+    return bank.at[ids].set(losses.normalise(momentum * bank[ids] + (1 - momentum) * jax.lax.stop_gradient(rows)))
+
+
 def features(module, params, stats, images):
     """The pooled features of whole images (B, H, W, 3), in evaluation mode. -> {"features": (B, D)}."""
     outputs, _ = models.apply(module, params["encoder"], stats["encoder"], images, train=False)
     return {"features": outputs["pooled"]}
+
+
+def reconstructions(images, pred, mask, patch_size, *, norm_pix_loss=False):
+    """Pictures for the report, of masked modelling of pixels: images (B, H, W, 3), pred (B, N, p*p*3), mask (B, N), 1 = masked.
+
+    norm_pix_loss: pred is of patches normalised each by itself, and gets back their statistics, which the model was not asked for."""
+    patches, mask = losses.patchify(images, patch_size), mask[..., None]
+    if norm_pix_loss:
+        pred = pred * jnp.sqrt(patches.var(-1, keepdims=True, ddof=1) + 1e-6) + patches.mean(-1, keepdims=True)
+    pieces = {"original": patches, "masked": patches * (1 - mask), "reconstruction": patches * (1 - mask) + pred * mask}
+    grid = tuple(side // patch_size for side in images.shape[1:3])
+    return {"reconstructions": {name: losses.unpatchify(x, patch_size, grid) for name, x in pieces.items()}}
+
+
+# ------------------------------------------------------------------------------------------------- what another run has learned
+@functools.cache
+def checkpoint(workdir, field, gives):
+    """The method of another run and its weights, for `extra["frozen"]`: -> Method, {"params": tree, "extra": tree} of numpy arrays.
+
+    gives: the function that the method must have ("tokens" of a tokenizer, "embed" of any). Raises UserError naming config.method.`field`
+    where there is no checkpoint, or that of another kind of method."""
+    from ssljax import encoder
+
+    try:
+        other = encoder.restore(workdir)
+    except UserError as error:
+        raise UserError(f"config.method.{field}={workdir!r}: {error}") from None
+    if not hasattr(other.built.method, gives):
+        name = type(other.built.method).__name__
+        raise UserError(
+            f"config.method.{field}={workdir!r} is a checkpoint of {name}, which has no {gives}: expected a {field}, e.g. of dvae"
+        )
+    return other.built.method, {"params": other.params, "extra": other.extra}
+
+
+def blank(weights):
+    """Zeros in the shapes of `weights`, whose place in `extra["frozen"]` they hold until the program puts the weights there."""
+    return jax.tree.map(jnp.zeros_like, weights)

@@ -105,6 +105,14 @@ def make(config, built, mesh, raw, examples):
             batch["image"] = augment.normalise(batch["image"].astype(jnp.float32) / 255.0, *statistics)
         return {k: v.astype(jnp.float32) for k, v in built.method.embed(params, extra, batch).items()}
 
+    fresh, frozen = _under(mesh, jax.jit(init, out_shardings=layout)), built.method.weights()
+
+    def start():
+        state = fresh()
+        if not frozen:
+            return state
+        return dataclasses.replace(state, extra={**state.extra, "frozen": jax.device_put(frozen, layout.extra["frozen"])})
+
     with jax.set_mesh(mesh):
         return Program(
             method=built.method,
@@ -112,7 +120,7 @@ def make(config, built, mesh, raw, examples):
             mesh=mesh,
             schedules=plans,
             shapes=shapes,
-            init=_under(mesh, jax.jit(init, out_shardings=layout)),
+            init=start,
             step=_under(
                 mesh,
                 jax.jit(

@@ -83,10 +83,13 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
     checkpoints = checkpoint.Checkpoints(folder, **vars(built.checkpoint))
     first = checkpoints.latest() or 0
     stored, about = configs.to_dict(config), {"data": source.fingerprint, "examples": len(source)}
+    about["frozen"] = {name: trees.sha256(weights) for name, weights in built.method.weights().items()}
     if first:
         changes = configs.differences(checkpoints.config(first), stored)
         if checkpoints.info(first).get("data", source.fingerprint) != source.fingerprint:
             changes.append(f"the data: {source.name} does not hold the records that the run began with")
+        if checkpoints.info(first).get("frozen", about["frozen"]) != about["frozen"]:
+            changes.append(f"{', '.join(about['frozen'])}: not the weights that the run began with")
         if changes and not allow_changes:
             raise UserError(
                 f"{checkpoints.directory} is at step {first} of another run: {'; '.join(changes)}. Nothing was touched; use another "

@@ -76,6 +76,8 @@ def one_config_of_each_method():
 
 
 METHODS = one_config_of_each_method()
+# One method of each family that the house was built on. What depends on the loop, not on the method, and is dear, is swept over these.
+SPINE = ("dino", "mae", "siglip", "simclr")
 
 
 @pytest.fixture(params=sorted(METHODS))

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from ssljax import trees
+from ssljax.checkpoint import Checkpoints
 from ssljax.method import Method, find
-from tests.conftest import METHODS, program_of, raw_batch
+from tests.conftest import METHODS, SPINE, program_of, raw_batch
 
 
 def first_step(path, mesh):
@@ -23,10 +24,13 @@ def moments(state):
     return {name.partition("/mu/")[2]: np.asarray(leaf) for name, leaf in trees.names(state.opt) if "/mu/" in name}
 
 
-@pytest.mark.parametrize("mesh", ["data=8", "data=4,fsdp=2"])
-def test_eight_devices_give_one_devices_loss_and_gradient(method_config, mesh):
-    _, alone, metrics = first_step(method_config, "1")
-    _, many, metrics8 = first_step(method_config, mesh)
+EIGHT = [(name, "data=4,fsdp=2") for name in sorted(METHODS)] + [(name, "data=8") for name in SPINE]
+
+
+@pytest.mark.parametrize("name, mesh", EIGHT)
+def test_eight_devices_give_one_devices_loss_and_gradient(name, mesh):
+    _, alone, metrics = first_step(METHODS[name], "1")
+    _, many, metrics8 = first_step(METHODS[name], mesh)
     assert abs(metrics8["loss"] - metrics["loss"]) <= 1e-5 * abs(metrics["loss"])
     gradient, gradient8 = moments(alone), moments(many)
     assert set(gradient) == set(gradient8) == {name for name, _ in trees.names(alone.params)}
@@ -70,7 +74,7 @@ def test_fsdp_shards_parameters_and_moments(method_config):
 
 
 def test_same_config_same_mesh_same_bits(method_config):
-    config, _, program = program_of(method_config, "data=8")
+    config, _, program = program_of(method_config, "data=4,fsdp=2")
     hashes = []
     for _ in range(2):
         state = program.init()
@@ -78,6 +82,22 @@ def test_same_config_same_mesh_same_bits(method_config):
             state, _ = program.step(state, program.put(raw_batch(config, step)))
         hashes.append(trees.sha256(state))
     assert hashes[0] == hashes[1]
+
+
+def test_a_stored_state_goes_on_with_the_same_bits(method_config, tmp_path):
+    """All that lasts is in the state: four steps, and two, a checkpoint in fresh arrays, and two."""
+    config, _, program = program_of(method_config, "data=4,fsdp=2")
+    checkpoints = Checkpoints(tmp_path)
+    state = program.init()
+    for step in range(4):
+        state, _ = program.step(state, program.put(raw_batch(config, step)))
+        if step == 1:
+            checkpoints.save(2, state, {}, {})
+    again = checkpoints.restore(program.shapes, 2)
+    checkpoints.close()
+    for step in (2, 3):
+        again, _ = program.step(again, program.put(raw_batch(config, step)))
+    assert trees.sha256(again) == trees.sha256(state)
 
 
 def test_views_of_an_example_do_not_depend_on_its_batch(method_config):
@@ -106,7 +126,7 @@ def test_teacher_starts_equal_to_the_student_and_then_lags(name):
 
 
 def test_embed_gives_one_finite_row_an_image(method_config):
-    config, _, program = program_of(method_config, "data=8")
+    config, _, program = program_of(method_config, "data=4,fsdp=2")
     state = program.init()
     out = program.embed(state.params, state.extra, program.put({"image": raw_batch(config)["image"]}))
     assert out["features"].shape[0] == config.batch and out["features"].dtype == np.float32
