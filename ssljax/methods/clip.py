@@ -19,6 +19,7 @@ class CLIP(Method):
     encoder: nn.Module = module("the image tower", name="vit", out=512)
     text: nn.Module = module("the text tower", name="text", causal=True, pool="eot", out=512)
     init_temperature: float = arg(0.07, "temperature at the start; the logarithm of its inverse, the logit scale, is learned")
+    mask_ratio: float = arg(0.0, "share of the image's patches that is left out in training (FLIP, Li et al. 2022, arXiv 2212.00794)")
     max_scale: float = arg(100.0, "the logit scale is held at or below it")
 
     def init(self, rng, batch):
@@ -26,7 +27,7 @@ class CLIP(Method):
         return params | {"logit_scale": jnp.float32(math.log(1 / self.init_temperature))}, {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
-        encodings, stats = towers.encode(self.encoder, self.text, params, extra["stats"], batch, rng)
+        encodings, stats = towers.encode(self.encoder, self.text, params, extra["stats"], batch, rng, mask_ratio=self.mask_ratio)
         return encodings, {**extra, "stats": stats}
 
     def objective(self, params, extra, encodings, batch, s):

@@ -18,10 +18,20 @@ def unit(outputs):
     return losses.normalise(outputs.get("embedding", outputs["pooled"]).astype("float32"))
 
 
-def encode(image, text, params, stats, batch, rng):
-    """For training. batch: "views" (B, 1, H, W, 3), "text" int (B, T). -> {"image": (B, E), "text": (B, E)} of unit norm, statistics."""
-    r = jax.random.split(rng)
-    h, own = models.apply(image, params["encoder"], stats["encoder"], batch["views"][:, 0], train=True, rng=r[0])
+def image_patches(module, images):
+    """Patches of an image (B, H, W, 3) in the image tower's grid."""
+    return (images.shape[1] // module.patch_size) * (images.shape[2] // module.patch_size)
+
+
+def encode(image, text, params, stats, batch, rng, *, mask_ratio=0.0):
+    """For training. batch: "views" (B, 1, H, W, 3), "text" int (B, T). -> {"image": (B, E), "text": (B, E)} of unit norm, statistics.
+    mask_ratio: share of the image's patches that is left out, at random (FLIP, Li et al. 2022; a ViT)."""
+    r = jax.random.split(rng, 3)
+    images, more = batch["views"][:, 0], {}
+    if mask_ratio:
+        noise = jax.random.uniform(r[2], (images.shape[0], image_patches(image, images)))
+        more["keep"] = losses.random_masking(noise, mask_ratio)[0]
+    h, own = models.apply(image, params["encoder"], stats["encoder"], images, train=True, rng=r[0], **more)
     t, other = models.apply(text, params["text"], stats["text"], batch["text"], train=True, rng=r[1])
     return {"image": unit(h), "text": unit(t)}, {"encoder": own, "text": other}
 
