@@ -80,6 +80,28 @@ METHODS = one_config_of_each_method()
 SPINE = ("dino", "mae", "siglip", "simclr")
 
 
+def pytest_collection_modifyitems(items):
+    """Which tests run in one process, where there are several: those of a file, which share fixtures; in sweeps those of one method, which
+    share its programs, or each by itself."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        name = None
+        if item.path.name == "test_contract.py" and callspec:
+            name = callspec.params.get("name") or callspec.params.get("method_config")
+        elif item.name.startswith("test_every_config_runs"):
+            name = callspec.id
+        item.add_marker(pytest.mark.xdist_group(name or item.path.name))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What the golden runner has to say, from whichever process it ran in."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for key, value in getattr(report, "user_properties", ()):
+                if key == "golden" and report.when == "call":
+                    terminalreporter.write_line(value)
+
+
 @pytest.fixture(params=sorted(METHODS))
 def method_config(request):
     """Path of a small config of each method in turn."""
