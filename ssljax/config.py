@@ -37,7 +37,7 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    name: str = arg("adamw", "adamw, sgd, lars, lamb or lion")
+    name: str = arg("adamw", "adamw, sgd, lars, lamb, lion or muon")
     clip_norm: float = arg(0.0, "largest global gradient norm; 0: no clipping")
     layer_decay: float = arg(0.0, "learning rate factor from each block to the one below; 0: none")
     layer_decay_norm: str = arg("head", "whose factor the norm behind the blocks takes: head (MAE) or block, the last one's (timm)")
@@ -343,7 +343,8 @@ def describe(config):
 
 
 # ------------------------------------------------------------------------------------------------------- the common switch
-SHRINK = dict(width=32, depth=2, heads=2, mlp_dim=64, hidden=32, bottleneck=16, out=24, length=12, vocab_size=512)
+SHRINK = dict(width=32, depth=2, heads=2, mlp_dim=64, hidden=32, bottleneck=16, out=24, length=12, vocab_size=512, queue=32)
+SHRINK |= dict(examples=1024, prototypes=32, clusters=32, directions=32)
 
 
 def shrink(config):
@@ -352,8 +353,7 @@ def shrink(config):
     With synthesised records (`data.features`) it answers "does this config run?" anywhere in seconds.
     """
     values = config.to_dict()
-    patch = values["method"].get("encoder", {}).get("patch_size", 16)
-    side = 2 * patch
+    side = 4 * values["method"].get("encoder", {}).get("patch_size", 8)  # 4 x 4 patches: the least that laws of masking make sense on
 
     def walk(node):
         for key, value in node.items():
@@ -365,6 +365,8 @@ def shrink(config):
                 node[key] = (1,) * len(value)
             elif key == "image_size":
                 node[key] = side
+            elif key == "grid":
+                node[key] = (4, 4)
 
     walk(values["method"])
     values["data"]["image_size"] = side
@@ -374,8 +376,9 @@ def shrink(config):
     tower = values["method"].get("text")
     if tower and values["data"]["tokenizer"] != "bytes":
         values["data"]["tokenizer"] = f"words:{tower['vocab_size']}"
-    for i, group in enumerate(values["augment"].values()):
-        group["size"] = side if i == 0 else patch  # the first group is the large one
+    largest = max((group["size"] for group in values["augment"].values()), default=0)
+    for group in values["augment"].values():
+        group["size"] = side if group["size"] == largest else side // 2
     values.update(batch=8, accumulate=1, microbatch=0, mesh={"data": -1, "fsdp": 1, "tensor": 1})
     values["log"] |= {"every": 1, "wandb": ""}
     values["evals"]["every"] = 0

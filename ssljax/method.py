@@ -36,7 +36,9 @@ class Method:
     """
 
     groups = ()  # ((regex, optim.Rule), ...): learning rate, weight decay, freezing by parameter name
-    refresh = None  # (state, batches) -> state, between epochs
+    # (state, rows) -> state, ahead of every epoch; rows: what `embed` gives of every training image, numpy, and its "id". It may depend
+    # on these alone, so that a run which resumes comes to the same.
+    refresh = None
 
     def init(self, rng, batch):
         """-> params, extra: dicts of arrays."""

@@ -30,6 +30,7 @@ NO_DECAY = (
 )
 EMBEDDINGS = r"(^|/)(patch_embed|token_embed|(cls|dist)_(token|position)|pos_embed|mask_token|registers|first_norm)(/|$)"
 STACKED = r"(^|/)blocks/"
+HEADS = r"/(qkv|kv|q|query|key|value)/kernel$"  # outputs are (heads, width), behind which of q, k, v where they are one parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,36 @@ def lion(plans, *, b1=0.9, b2=0.99):
     return optax.chain(optax.scale_by_lion(b1, b2), _add_decay(plans), _descend(plans))
 
 
+def muon(plans, *, beta=0.95, nesterov=True, b1=0.9, b2=0.999, eps=1e-8):
+    """Muon (Jordan et al. 2024): a kernel moves by its momentum, orthogonalised; everything else, and embeddings, as under AdamW.
+
+    Orthogonal directions are scaled by 0.2 sqrt(max(inputs, outputs)), to the size of AdamW's, so that both take s["lr"] (Liu et al. 2025,
+    equation 4). Decay is decoupled and multiplied by the learning rate. Layers of a stack are orthogonalised each by itself, and so are
+    an attention's queries, keys and values.
+    """
+    kernels = {name for name in plans if name.endswith("/kernel") and not re.search(EMBEDDINGS, name)}
+
+    def axes(name, x):
+        split = re.search(HEADS, name)  # (inputs, [2 or 3 of q, k, v], heads, width)
+        first = int(plans[name].stacked)
+        return optax.contrib.MuonDimensionNumbers(
+            (first,) if split else tuple(range(first, x.ndim - 1)), (x.ndim - 2, x.ndim - 1) if split else (x.ndim - 1,)
+        )
+
+    def scale(plan, u, p, s):
+        if plan.name not in kernels:
+            return u
+        numbers = axes(plan.name, u)
+        return u * 0.2 * max(np.prod([u.shape[a] for a in side]) for side in numbers) ** 0.5
+
+    directions = {
+        "matrix": optax.contrib.scale_by_muon(beta=beta, nesterov=nesterov, weight_dimension_numbers=lambda u: trees.map_names(axes, u)),
+        "rest": optax.scale_by_adam(b1, b2, eps),
+    }
+    labels = lambda tree: trees.map_names(lambda name, _: "matrix" if name in kernels else "rest", tree)  # noqa: E731
+    return optax.chain(optax.partition(directions, labels), _each(scale)(plans), _add_decay(plans), _descend(plans))
+
+
 def lamb(plans, *, b1=0.9, b2=0.999, eps=1e-6, always_adapt=False):
     """LAMB (You et al. 2020, Algorithm 2): AdamW's direction times |parameter| / |direction|, layer by layer.
 
@@ -194,7 +225,7 @@ def lars(
     return optax.chain(_each(adapt)(plans), optax.trace(momentum, nesterov), _descend(plans))
 
 
-OPTIMIZERS = {"sgd": sgd, "adamw": adamw, "lars": lars, "lamb": lamb, "lion": lion}
+OPTIMIZERS = {"sgd": sgd, "adamw": adamw, "lars": lars, "lamb": lamb, "lion": lion, "muon": muon}
 
 
 # ------------------------------------------------------------------------------------------------------------ all of it

@@ -148,6 +148,14 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
         throughput.pause()
         return numbers
 
+    def starts_epoch(step):
+        return step * config.batch // len(source) != (step - 1) * config.batch // len(source)
+
+    def refresh(state):
+        rows = inputs.features(built, run, state, source, tokenizer)
+        throughput.pause()
+        return jax.tree.map(lambda x, shape: jax.device_put(x, shape.sharding), built.method.refresh(state, rows), run.shapes)
+
     def settle(most):
         """Waits until at most so many steps are under way; halts on too many in a row that were not finite."""
         while len(pending) > most:
@@ -174,6 +182,9 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
 
         watch("read", step)
         batch = next(batches)
+        if built.method.refresh and starts_epoch(step):
+            watch("refresh", step)
+            state = refresh(state)
         watch("step", step)
         state, last = run.step(state, batch)
 

@@ -151,6 +151,21 @@ def test_trust_ratio_is_per_layer_of_a_stack(name, hyper):
         np.testing.assert_allclose(together[i], separate[f"layer{i}/kernel"], rtol=1e-5)
 
 
+def test_muon_orthogonalises_every_layer_and_head_part_by_itself():
+    rng = np.random.default_rng(6)
+    shapes = {"blocks/qkv/kernel": (2, 12, 3, 2, 4), "blocks/proj/kernel": (2, 2, 4, 12), "conv/kernel": (3, 3, 4, 8), "head/bias": (5,)}
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    grads = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    tx = optim.make("muon", params=params)
+    u, _ = tx.update(grads, tx.init(params), params, s=scalars(lr=1.0, weight_decay=0.0), step=jnp.int32(0))
+    qkv, proj = np.asarray(u["blocks/qkv/kernel"]), np.asarray(u["blocks/proj/kernel"])
+    matrices = [qkv[i, :, j].reshape(12, 8) for i in range(2) for j in range(3)] + [proj[i].reshape(8, 12) for i in range(2)]
+    for matrix in [*matrices, np.asarray(u["conv/kernel"]).reshape(36, 8)]:
+        singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * max(matrix.shape) ** 0.5)
+        assert 0.6 < singular.min() and singular.max() < 1.3  # five steps of Newton and Schulz
+    np.testing.assert_allclose(u["head/bias"], -np.sign(grads["head/bias"]), rtol=1e-4)  # Adam's first step
+
+
 @pytest.mark.parametrize("freeze", [0, 3])
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_state_keeps_its_avals_and_moments_are_float32(name, freeze):

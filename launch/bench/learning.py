@@ -92,7 +92,11 @@ def run(path, argument, seed, steps=0):
 
     started, losses = time.monotonic(), []
     batch = first
+    examples = len(splits["train"]["image"])
     for step in range(config.steps):
+        if built.method.refresh and step * config.batch // examples != (step - 1) * config.batch // examples:
+            batches = pipeline.array_eval_batches({"image": splits["train"]["image"]}, batch=256)
+            state = built.method.refresh(state, features.extract(lambda b: p.embed(state.params, state.extra, b), batches, p.put))  # noqa: B023
         state, metrics = p.step(state, p.put(batch))
         losses.append(metrics["loss"])
         if step % 20 == 0:
@@ -148,7 +152,9 @@ def main(argv):
                 print(json.dumps(row), file=sys.stderr, flush=True)
     if out == ROOT / "launch/bench/results/learning.jsonl":
         every = sorted(rows, key=lambda row: (row["config"], row["seed"]))
-        out.with_suffix(".md").write_text(f"# Small configs on the embedded scenes\n\n`python launch/bench/learning.py`\n\n{table(every)}\n")
+        out.with_suffix(".md").write_text(
+            f"# Small configs on the embedded scenes\n\n`python launch/bench/learning.py`\n\n{table(every)}\n"
+        )
     rows = [row for row in rows if (row["config"], row["seed"]) in wanted]
     print(table(rows))
     if FLAGS.json:

@@ -22,6 +22,7 @@ class Group:
     scale: tuple = arg((0.08, 1.0), "share of the image's area that a crop covers: least, most")
     ratio: tuple = arg((3 / 4, 4 / 3), "width / height of a crop: least, most")
     flip: float = arg(0.5, "probability of a left-right flip")
+    boxes: bool = arg(False, "hand over where the views lie in their image as well, as GROUP_box: methods that match patches need it")
     brightness: float = arg(0.0, "factor drawn from [1 - x, 1 + x]")
     contrast: float = arg(0.0, "factor drawn from [1 - x, 1 + x]")
     saturation: float = arg(0.0, "factor drawn from [1 - x, 1 + x]")
@@ -65,7 +66,8 @@ def make(groups, *, seed, mean, std):
     """-> augment(raw batch) -> batch, jittable.
 
     groups: {name: Group}. A raw batch holds either "image" (uint8 (B, H, W, 3): crops are cut here) or, under each group's name,
-    uint8 crops that the host cut (B, V, S, S, 3). Out: float32 (B, V, S, S, 3) under each name; other entries as they came.
+    uint8 crops that the host cut (B, V, S, S, 3). Out: float32 (B, V, S, S, 3) under each name; other entries as they came. A group with
+    `boxes` adds NAME_box float32 (B, V, 4), `geometry.view_box`, unless the host did.
     """
 
     def augment(batch):
@@ -82,6 +84,9 @@ def make(groups, *, seed, mean, std):
                 image = batch["image"].astype(jnp.float32) / 255.0
                 cut = jax.vmap(lambda k, x, g=group: geometry.random_resized_crop(k, x, g), in_axes=(0, None))
                 views = jax.vmap(cut)(crop_keys, image)
+                if group.boxes:
+                    box = lambda k, g=group, side=image.shape[1:3]: geometry.view_box(k, *side, g)  # noqa: E731
+                    out[f"{name}_box"] = jax.vmap(jax.vmap(box))(crop_keys)
             chances = {k: _per_view(getattr(group, k), group.count) for k in photometric.CHANCES}
             colour = jax.vmap(lambda k, x, p, g=group: photometric.apply(k, x, g, p))  # over the views
             views = jax.vmap(colour, in_axes=(0, 0, None))(colour_keys, views, chances)

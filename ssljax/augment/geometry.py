@@ -43,6 +43,15 @@ def random_resized_crop(key, image, group):
     return jnp.einsum("yh,hwc,xw->yxc", rows, image, columns, precision="highest")
 
 
+def view_box(key, height, width, group):
+    """Where `random_resized_crop` with this key cuts: y0, x0, y1, x1 of the view's first and last corner in shares of the image's sides,
+    float32 (4,); x0 > x1 where it is flipped."""
+    box_key, flip_key = jax.random.split(key)
+    top, left, h, w = crop_box(box_key, height, width, group.scale, group.ratio)
+    box = jnp.stack([top / height, left / width, (top + h) / height, (left + w) / width])
+    return jnp.where(jax.random.uniform(flip_key) < group.flip, box[jnp.array([0, 3, 2, 1])], box)
+
+
 def erase_box(key, height, width, scale, ratio):
     """RandomErasing's law (Zhong et al. 2017; torchvision): of ten draws of area and log-uniform height / width, the first smaller than
     the image, whole pixels, at a uniform place. -> top, left, bottom, right, int32; an empty box if none of the ten fits.
@@ -73,3 +82,16 @@ def erase(key, x, group, chance):
     box = erase_box(box_key, height, width, group.erase_scale, group.erase_ratio)
     value = jax.random.normal(noise_key, x.shape) if group.erase_noise else 0.0
     return jnp.where(inside(box, height, width) & (jax.random.uniform(chance_key) < chance), value, x)
+
+
+def tiles(key, images, *, side, gap):
+    """A random square of each cell of a `side` x `side` grid, row by row: (B, H, W, C) -> (B, side^2, s, s, C), s = (1 - gap) of a cell.
+
+    gap: share of a cell's side that is left out at random, so that edges give nothing away.
+    """
+    cell = min(images.shape[1:3]) // side
+    inner = max(round(cell * (1 - gap)), 1)
+    cells = cell * jnp.stack(jnp.meshgrid(jnp.arange(side), jnp.arange(side), indexing="ij"), axis=-1).reshape(-1, 2)
+    corners = cells + jax.random.randint(key, (len(images), side**2, 2), 0, cell - inner + 1)
+    cut = lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (inner, inner, image.shape[-1]))  # noqa: E731
+    return jax.vmap(jax.vmap(cut, in_axes=(None, 0)))(images, corners)

@@ -15,7 +15,7 @@ from ssljax.augment import geometry
 def mixup(key, images, labels, *, alpha, per_example=False):
     """lambda x + (1 - lambda) x', labels likewise (Zhang et al. 2018, equation 2). -> images, labels; shapes as they came."""
     weight = share(key, alpha, len(images), per_example)
-    return _mix(images, weight), _mix(labels, weight)
+    return mix(images, weight), mix(labels, weight)
 
 
 def cutmix(key, images, labels, *, alpha, per_example=False):
@@ -32,7 +32,7 @@ def cutmix(key, images, labels, *, alpha, per_example=False):
     weight = 1 - (bottom - top) * (right - left) / (height * width)
     between = (1,) * (images.ndim - 4)
     kept = kept.reshape(len(images), *between, height, width, 1)
-    return jnp.where(kept, images, jnp.roll(images, 1, axis=0)), _mix(labels, weight)
+    return jnp.where(kept, images, jnp.roll(images, 1, axis=0)), mix(labels, weight)
 
 
 def mixup_or_cutmix(key, images, labels, *, mixup_alpha=0.8, cutmix_alpha=1.0, switch=0.5, per_example=False):
@@ -62,7 +62,8 @@ def cut_box(draws, shares, height, width):
     return [jnp.clip(side, 0, limit).astype(jnp.int32) for side, limit in sides]
 
 
-def _mix(x, weight):
+def mix(x, weight):
+    """weight x + (1 - weight) x', x' the row before: x (B, ...), weight (B,) -> (B, ...) of x's dtype, float32 of whole numbers."""
     weight = weight.reshape(-1, *(1,) * (x.ndim - 1))
     mixed = weight * x + (1 - weight) * jnp.roll(x, 1, axis=0)
     return mixed.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else mixed

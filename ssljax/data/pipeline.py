@@ -50,7 +50,8 @@ def train_batches(
       threads: decoding threads, None or 0 for as many as tf.data sees fit. bad: a `bad.BadExamples` that counts and names broken images.
     Returns:
       Batches: an iterator of dicts, leading axis b = batch / process_count:
-        "views" uint8 (b, V, S, S, 3) and further groups, or "image" uint8 (b, H, W, 3); "id", "epoch" int32 (b,); "valid" bool (b,);
+        "views" uint8 (b, V, S, S, 3) and further groups, with `boxes` their "views_box" float32 (b, V, 4), or "image" uint8 (b, H, W, 3);
+        "id", "epoch" int32 (b,); "valid" bool (b,);
         "label" int32 (b,); "text" int32 (b, T).
     Raises:
       UserError: a batch that does not divide, an unknown crop, view group, label or text field, no image size, fewer shards of a stream
@@ -88,6 +89,7 @@ def train_batches(
         blank = {"image": (*size, 3)}
     else:
         blank = {name: (g["count"], g["size"], g["size"], 3) for name, g in groups.items()}
+        blank |= {f"{name}_box": (g["count"], 4) for name, g in groups.items() if g["boxes"]}
     reader = _Reader(tf, source, label, text_key, tokenizer)
     # Pixels in memory that the host has nothing to do to stay whole batches, at the speed of a copy.
     ready = groups is None and source.fields["image"].shape == (*size, 3) and not source.fields["image"].encoded and not source.shards
@@ -368,8 +370,8 @@ def _fields(source, label, text_key, tokenizer):
 
 def _group(name, group):
     """A group of views with the host's keys, checked and completed."""
-    out = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5}
-    out.update({key: group[key] for key in ("count", "size", "scale", "ratio", "flip") if key in group})
+    out = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "boxes": False}
+    out.update({key: group[key] for key in ("count", "size", "scale", "ratio", "flip", "boxes") if key in group})
     for key in ("count", "size"):
         if not isinstance(out.get(key), int) or out[key] < 1:
             raise UserError(f"augment.{name}.{key}={out.get(key)!r} must be a whole number of at least 1")
@@ -564,7 +566,7 @@ def _one_by_one(tf, records, images, blank, guard, rows, threads):
 
     def attempt(record):
         good = tf.data.Dataset.from_tensors(record).map(lambda r: {**images(r), "valid": r["valid"]})
-        zeros = {name: tf.zeros(shape, tf.uint8) for name, shape in blank.items()}
+        zeros = {name: tf.zeros(shape, tf.float32 if name.endswith("_box") else tf.uint8) for name, shape in blank.items()}
         bad = tf.data.Dataset.from_tensors({**zeros, "valid": tf.constant(False)})
         return good.ignore_errors(log_warning=False).concatenate(bad).take(1).get_single_element()
 
@@ -688,7 +690,9 @@ def _uint8(tf, image):
 
 
 def _views(tf, image, groups, key):
-    """{group: uint8 (count, size, size, 3)} of one image, encoded or not, decoded once; of a JPEG only the box around all its crops."""
+    """{group: uint8 (count, size, size, 3)} of one image, encoded or not, decoded once; of a JPEG only the box around all its crops.
+
+    A group with `boxes` adds {group}_box float32 (count, 4): y0, x0, y1, x1 in shares of the image, x0 > x1 where a view is flipped."""
     seed, epoch, example = key
 
     def fold(seed, data):
@@ -699,8 +703,8 @@ def _views(tf, image, groups, key):
     def boxes(shape):
         return {name: _boxes(tf, fold(base, zlib.crc32(name.encode()) >> 1), shape, g) for name, g in groups.items()}
 
-    def cut(pixels, origin, boxes):
-        """The views, from pixels whose upper left corner lies at `origin` of the image."""
+    def cut(pixels, origin, boxes, shape):
+        """The views, from pixels whose upper left corner lies at `origin` of the image of `shape`."""
         out = {}
         for name, group in groups.items():
             corners, sizes, flips = boxes[name]
@@ -712,19 +716,25 @@ def _views(tf, image, groups, key):
                 for start, extent, far, flip in zip(*map(tf.unstack, (starts, extents, far, flips)), strict=True)
             ]
             out[name] = tf.ensure_shape(tf.stack(views), (group["count"], group["size"], group["size"], 3))
+            if group["boxes"]:
+                ends = tf.concat([corners, corners + sizes], 1) / tf.tile(tf.cast(shape, tf.int32), [2])
+                mirrored = tf.gather(ends, [0, 3, 2, 1], axis=1)
+                out[f"{name}_box"] = tf.cast(tf.where(flips[:, None], mirrored, ends), tf.float32)
         return out
 
     def whole():
         pixels = _decode(tf, image) if image.dtype == tf.string else image
-        return cut(pixels, [0, 0], boxes(tf.shape(pixels)[:2]))
+        shape = tf.shape(pixels)[:2]
+        return cut(pixels, [0, 0], boxes(shape), shape)
 
     def part():
-        drawn = boxes(_shape(tf, image))
+        shape = _shape(tf, image)
+        drawn = boxes(shape)
         corners = tf.concat([corners for corners, _, _ in drawn.values()], 0)  # (all views, 2)
         ends = tf.concat([corners + sizes for corners, sizes, _ in drawn.values()], 0)
         low, high = tf.reduce_min(corners, 0), tf.reduce_max(ends, 0)
         pixels = tf.image.decode_and_crop_jpeg(image, tf.concat([low, high - low], 0), channels=3)
-        return cut(pixels, low, drawn)
+        return cut(pixels, low, drawn, shape)
 
     return tf.cond(_is_jpeg(tf, image), part, whole) if image.dtype == tf.string else whole()
 

@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.losses.classification import cross_entropy
+from ssljax.losses.contrastive import normalise, similarities
+from ssljax.losses.pairs import dot
 from ssljax.losses.selfdistill import across_crops, entropy_of_mean
+
+
+def cosines(z, prototypes):
+    """z (..., D), prototypes (K, D), of any norm -> (..., K) float32. Where prototypes have unit norm by definition, this is where."""
+    return similarities(normalise(z).reshape(-1, z.shape[-1]), normalise(prototypes)).reshape(*z.shape[:-1], -1)
 
 
 def sinkhorn(scores, *, epsilon=0.05, iterations=3, mask=None):
@@ -36,21 +43,62 @@ def sinkhorn(scores, *, epsilon=0.05, iterations=3, mask=None):
     return q if mask is None else jnp.where(mask, q, 0.0)
 
 
-def swav(scores, *, views=2, temperature=0.1, epsilon=0.05, iterations=3, queue=None):
+def swav(scores, *, views=2, temperature=0.1, epsilon=0.05, iterations=3, queue=None, queue_used=None):
     """Crops predict each other's assignments (SwAV, Caron et al. 2020, equations 1, 2 and 6; Algorithm 1).
 
     loss = mean over pairs (g, v != g) of mean over the batch of -sum_k q_g log softmax(scores_v / temperature), q_g = `sinkhorn`
 
     scores: (V, B, K), crop-major, the `views` crops that are assigned first. queue: (views, M, K), the scores of earlier features,
-    which are assigned with the batch and dropped. -> float32 scalar. Raises UserError if no pair is left.
+    which are assigned with the batch and dropped. queue_used: scalar, 0 where the queue is left aside (default: never).
+    -> float32 scalar. Raises UserError if no pair is left.
     """
-    return across_crops(swav_codes(scores[:views], epsilon=epsilon, iterations=iterations, queue=queue), scores, temperature=temperature)
+    codes = swav_codes(scores[:views], epsilon=epsilon, iterations=iterations, queue=queue, queue_used=queue_used)
+    return across_crops(codes, scores, temperature=temperature)
 
 
-def swav_codes(scores, *, epsilon=0.05, iterations=3, queue=None):
+def swav_codes(scores, *, epsilon=0.05, iterations=3, queue=None, queue_used=None):
     """Each view's assignments (G, B, K): `sinkhorn` of scores (G, B, K), together with a queue's (G, M, K). Constant."""
-    both = scores if queue is None else jnp.concatenate([scores, queue.astype(scores.dtype)], axis=1)
-    return sinkhorn(both, epsilon=epsilon, iterations=iterations)[:, : scores.shape[1]]
+    if queue is None:
+        return sinkhorn(scores, epsilon=epsilon, iterations=iterations)
+    both = jnp.concatenate([scores, queue.astype(scores.dtype)], axis=1)
+    mask = None if queue_used is None else (jnp.arange(both.shape[1]) < scores.shape[1]) | (queue_used > 0)
+    return sinkhorn(both, epsilon=epsilon, iterations=iterations, mask=mask)[:, : scores.shape[1]]
+
+
+def spherical_kmeans(z, centroids, *, iterations=10, known=None, split=0.0):
+    """k-means by cosine (DeepCluster-v2, Caron et al. 2020, appendix): each row to the nearest centroid, these to the unit mean of theirs.
+
+    z: (N, D) of unit norm. centroids: (K, D), where to start. A cluster that has no row stays where it is; with `split`, the j-th of them
+    goes beside the j-th largest cluster, so many times its coordinates away (DeepCluster, Caron et al. 2018, section 3.3). known: bool
+    (N,), rows that count (default: all). -> centroids (K, D) of unit norm, cluster int32 (N,), -1 for rows that do not count; constant.
+    """
+    z, centroids = jax.lax.stop_gradient((z.astype(jnp.float32), normalise(centroids)))
+    known = jnp.ones(len(z), bool) if known is None else known
+
+    def nearest(centroids):  # a slice of the rows at a time: (N, K) would not fit
+        best = jax.lax.map(lambda row: jnp.argmax(similarities(row[None], centroids)[0]), z, batch_size=4096)
+        return jnp.where(known, best, -1).astype(jnp.int32)
+
+    def step(_, centroids):
+        cluster, count = nearest(centroids), len(centroids)
+        sums = jax.ops.segment_sum(z, cluster, count)  # rows of cluster -1 fall out
+        sizes = jnp.bincount(jnp.where(known, cluster, count), length=count)
+        centroids = jnp.where(sizes[:, None] > 0, normalise(sums), centroids)
+        if not split:
+            return centroids
+        donor = jnp.argsort(-sizes)[jnp.cumsum(sizes == 0) - 1]
+        beside = centroids[donor] * (1 + split * jnp.where(jnp.arange(z.shape[1]) % 2, -1, 1))
+        return jnp.where(sizes[:, None] > 0, centroids, normalise(beside))
+
+    centroids = jax.lax.fori_loop(0, iterations, step, centroids)
+    return centroids, nearest(centroids)
+
+
+def whiten(x, width):
+    """The first `width` principal components of rows x (N, D), each of variance 1, rows then of unit norm (DeepCluster, section 4.1)."""
+    x = x.astype(jnp.float32) - x.mean(0)
+    values, vectors = jnp.linalg.eigh(dot(x, x, (0, 0)) / len(x))  # rising
+    return normalise(dot(x, vectors[:, -width:] * jax.lax.rsqrt(values[-width:] + 1e-6), (1, 0)))
 
 
 def deepcluster_v2(scores, clusters, *, temperature=0.1):

@@ -94,13 +94,14 @@ def distill_clip(x, y, logit_scale, teacher_x, teacher_y, teacher_logit_scale, *
     return jnp.mean(sum(every.over(mean) for every, mean in (rows, columns))) / 2
 
 
-def info_nce(q, k, *, temperature, queue=None, impl="auto"):
+def info_nce(q, k, *, temperature, queue=None, own=None, impl="auto"):
     """One-directional InfoNCE, queries against keys (MoCo, He et al. 2020, eq. 1).
 
     without a queue: loss_i = -log( e(q_i, k_i) / sum_j e(q_i, k_j) ),  e(a, b) = exp(a . b / temperature)
     with a queue:    loss_i = -log( e(q_i, k_i) / (e(q_i, k_i) + sum_n e(q_i, queue_n)) )
 
-    q, k: (B, D). queue: (K, D), one negative a row, any K. -> float32 scalar.
+    q, k: (B, D). queue: (K, D), one negative a row, any K. own: (B, S), beside a queue: logits of further negatives of each query alone
+    (MoCHi's). -> float32 scalar.
     """
     check_impl(impl)
     if queue is None and impl == "dense":
@@ -109,13 +110,56 @@ def info_nce(q, k, *, temperature, queue=None, impl="auto"):
     if queue is None:
         (keys, positives), _ = statistics(q, k, 1 / temperature, rows=(lse("all"), total("same")), impl=impl)
         return jnp.mean(keys.over(positives))
-    positives = jnp.sum(q.astype(jnp.float32) * k.astype(jnp.float32), axis=-1) / temperature  # (B,)
+    positives = rowwise(q, k) / temperature  # (B,)
     if impl == "dense":
         negatives = jax.nn.logsumexp(similarities(q, queue) / temperature, axis=1)  # (B,)
     else:
         (negatives,), _ = _against_queue(q, queue, temperature, impl)
         negatives = negatives.value
+    if own is not None:
+        negatives = jnp.logaddexp(negatives, jax.nn.logsumexp(own, axis=1))
     return jnp.mean(jax.nn.softplus(negatives - positives))
+
+
+def rowwise(x, y):
+    """x, y (..., D) -> dot products of their rows (...), float32; a sum, so in full precision."""
+    return jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32), axis=-1)
+
+
+def mixed_info_nce(q, k, target, *, temperature, impl="auto"):
+    """InfoNCE whose positive is any mixture of the keys, target = w @ k for weights w (B, K) that add up to 1 in every row (i-Mix, Lee et
+    al. 2021, its N-pair form; InstDisc, Wu et al. 2018, eq. 2, where the positive is a row of the memory bank).
+
+    loss_i = -sum_j w_ij log( e(q_i, k_j) / sum_n e(q_i, k_n) ) = log sum_n e(q_i, k_n) - q_i . target_i / temperature
+
+    q, target: (B, D). k: (K, D), any K. -> float32 scalar.
+    """
+    check_impl(impl)
+    if impl == "dense":
+        every = jax.nn.logsumexp(similarities(q, k) / temperature, axis=1)
+    else:
+        (every,), _ = _against_queue(q, k, temperature, impl)
+        every = every.value
+    return jnp.mean(every - rowwise(q, target) / temperature)
+
+
+def nce(positive, noise, log_mean):
+    """Noise-contrastive estimation against uniform noise, for a softmax over more rows than a step can visit
+    (Gutmann and Hyvarinen 2010; InstDisc, Wu et al. 2018, equations 4 to 7, per example).
+
+    P(i | x) = exp(logit_i) / Z, Z = N exp(log_mean);  h = P / (P + M / N), the chance that a row is data and not one of M noises
+    loss = mean over the batch of -log h(positive) - sum over the noise of log(1 - h(noise)); N cancels
+
+    positive: (B,), logits. noise: (B, M), logits of rows drawn uniformly. log_mean: the logarithm of the mean of exp(logit) over all
+    rows, estimated once and then constant (`log_mean_exp` of the first noise). -> float32 scalar.
+    """
+    shift = log_mean + jnp.log(noise.shape[1])
+    return jnp.mean(jax.nn.softplus(shift - positive) + jnp.sum(jax.nn.softplus(noise - shift), axis=1))
+
+
+def log_mean_exp(logits):
+    """log mean exp of all logits, float32 scalar; constant."""
+    return jax.lax.stop_gradient(jax.nn.logsumexp(logits) - jnp.log(logits.size))
 
 
 def _against_queue(q, queue, temperature, impl):
@@ -133,6 +177,12 @@ def nearest_neighbours(z, queue):
     """The rows of queue (K, D), as they are stored, that have the greatest cosine with each row of z (B, D) -> (B, D); constant."""
     z, queue = jax.lax.stop_gradient((z, queue))
     return queue[similarities(normalise(z), normalise(queue)).argmax(1)]
+
+
+def hardest(q, queue, count):
+    """int32 (B, count): the rows of queue (K, D) most similar to each row of q (B, D), the most similar first; constant."""
+    q, queue = jax.lax.stop_gradient((q, queue))
+    return jax.lax.top_k(similarities(q, queue), count)[1]
 
 
 def nnclr(z, p, queue, *, temperature, impl="auto"):
@@ -229,6 +279,39 @@ def _von_mises_fisher(similarity, sigma):
     if sigma is None:
         return 1.0
     return jax.lax.stop_gradient(2.0 - len(similarity) * jax.nn.softmax(similarity / sigma))
+
+
+def hard_negative_nce(z0, z1, *, temperature, beta, prior, impl="auto"):
+    """NT-Xent whose negatives weigh more the nearer they are, less what among them must be positives (HCL, Robinson et al. 2021,
+    section 4). beta=0: the debiased loss of Chuang et al. 2020; prior=0 as well: NT-Xent.
+
+    M_i = sum_n e_in^(1 + beta) / mean_n e_in^beta over the N = 2B - 2 rows n of other images, e_in = exp(z_i . z_n / temperature)
+    G_i = max( (M_i - prior N e_i+) / (1 - prior), N exp(-1 / temperature) );  loss_i = -log( e_i+ / (e_i+ + G_i) )
+
+    z0, z1: (B, D), normalised by the caller, row i of both from one image. beta: a number, not traced. prior: the paper's tau+, the chance
+    that another image is of the anchor's class, in [0, 1). -> float32 scalar, the mean over all 2B anchors.
+    """
+    check_impl(impl)
+    count = 2 * len(z0) - 2
+    if impl == "dense":
+        z, image = jnp.concatenate([z0, z1]), _image_of_row(z0, z1)
+        logits = similarities(z, z) / temperature
+        same = image[:, None] == image[None, :]
+        positives = _at(same & ~jnp.eye(len(z), dtype=bool), logits)
+        hard, weights = (jax.nn.logsumexp(jnp.where(same, -jnp.inf, power * logits), axis=1) for power in (1 + beta, beta))
+    else:
+        asked, image = (lse("negatives"), total("positives")), jnp.arange(len(z0), dtype=jnp.int32)
+        (hard, positives), _ = statistics((z0, z1), None, (1 + beta) / temperature, rows=asked, labels=image, impl=impl)
+        hard, positives, weights = hard.value, positives / temperature, jnp.log(count)
+        if beta:
+            (weights,), _ = statistics((z0, z1), None, beta / temperature, rows=asked[:1], labels=image, impl=impl)
+            weights = weights.value
+    # Relative to the positive, in logarithms: exp(2 / temperature) need not be a float32.
+    ahead = hard - weights + jnp.log(count) - positives
+    lowest = jnp.log(count) - 1 / temperature - positives
+    rest = 1 - prior * count * jnp.exp(jnp.minimum(-ahead, 80.0))
+    ahead = jnp.where(rest > 0, ahead + jnp.log(jnp.where(rest > 0, rest, 1.0) / (1 - prior)), -jnp.inf)
+    return jnp.mean(jax.nn.softplus(jnp.maximum(ahead, lowest)))
 
 
 def _by_label(z, labels, temperature, anchors=None):

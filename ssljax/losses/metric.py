@@ -168,6 +168,37 @@ def soft_nearest_neighbour(z, labels, *, temperature):
     return jnp.sum(jnp.where(some, denominator - numerator, 0.0)) / jnp.maximum(jnp.sum(some), 1)
 
 
+def nca(z, labels, *, temperature=1.0):
+    """Neighbourhood components analysis (Goldberger et al. 2004, equations 1 to 3): the share of anchors that a neighbour drawn by
+    distance would put into another class.
+
+    loss = mean over i of 1 - sum_{p positive of i} exp(-|z_i - z_p|^2 / temperature) / sum_{j != i} exp(-|z_i - z_j|^2 / temperature)
+
+    z: (N, D). labels: int (N,). The mean runs over the anchors that have a positive. -> float32 scalar in [0, 1].
+    `soft_nearest_neighbour` is the mean of its logarithms.
+    """
+    logits = -_squared_distances(z) / temperature
+    positives, negatives = _masks(labels)
+    numerator, some = masked_logsumexp(logits, positives)
+    denominator, _ = masked_logsumexp(logits, positives | negatives)
+    return jnp.sum(jnp.where(some, -jnp.expm1(numerator - denominator), 0.0)) / jnp.maximum(jnp.sum(some), 1)
+
+
+def n_pair(anchor, positive, labels, *, penalty=0.0, temperature=1.0):
+    """Multi-class N-pair loss (Sohn 2016, eq. 6), classes that occur more than once sharing their target.
+
+    logits = anchor @ positive.T / temperature;  target_ij = [labels_i == labels_j] / their number in row i
+    loss = CE(logits, target) + penalty * mean of (|anchor_i|^2 + |positive_i|^2) / 2
+
+    anchor, positive: (B, D), row i of both of the class labels_i. labels: int (B,). -> float32 scalar.
+    """
+    logits = similarities(anchor, positive) / temperature
+    target = (labels[:, None] == labels[None, :]).astype(jnp.float32)
+    target = target / jnp.sum(target, axis=1, keepdims=True)
+    norms = [jnp.mean(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1)) for x in (anchor, positive)]
+    return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(logits, axis=1), axis=1)) + penalty * sum(norms) / 2
+
+
 def multi_similarity(z, labels, *, alpha=2.0, beta=50.0, base=0.5):
     """Positives and negatives weighed by how hard they are (Wang et al. 2019, without its mining).
 

@@ -121,6 +121,17 @@ def koleo(z, *, eps=1e-8):
     return -jnp.mean(jnp.log(distance + eps))
 
 
+def gram(student, teacher):
+    """Patches are as similar to each other as a former teacher had them (Gram anchoring, DINOv3, Simeoni et al. 2025, equation 2).
+
+    loss = mean over images and pairs of patches of (x_i . x_j - y_i . y_j)^2, x and y of unit norm
+
+    student, teacher: (..., N, D), normalised here; teacher is constant. -> float32 scalar. (The paper's text has a sum, its code a mean.)
+    """
+    similar = lambda z: jnp.einsum("...nd,...md->...nm", z, z, precision="highest")  # noqa: E731
+    return jnp.mean(jnp.square(similar(normalise(student)) - similar(normalise(jax.lax.stop_gradient(teacher)))))
+
+
 # ----------------------------------------------------------------------------------------------------- watching collapse
 def update_centre(centre, teacher, momentum):
     """Moving average of the teacher's raw logits (DINO, eq. 4): momentum * centre + (1 - momentum) * mean over rows.
@@ -129,6 +140,15 @@ def update_centre(centre, teacher, momentum):
     """
     mean = jnp.mean(teacher.astype(jnp.float32), axis=tuple(range(teacher.ndim - 1)))
     return jax.lax.stop_gradient(momentum * centre + (1 - momentum) * mean).astype(centre.dtype)
+
+
+def feature_std(z):
+    """Standard deviation over the batch of unit vectors, mean over dimensions, times sqrt(D) (SimSiam, section 4.1).
+
+    z: (B, ..., D), normalised here. -> float32 scalar, constant: about 1 where directions are spread evenly over the sphere, 0 where all
+    point one way.
+    """
+    return jnp.mean(normalise(jax.lax.stop_gradient(z)).std(0)) * z.shape[-1] ** 0.5
 
 
 def entropy(logits):

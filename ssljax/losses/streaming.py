@@ -409,4 +409,3 @@ def sweep(block, shared, own, visit, rows, columns, *, kept=None, combine=add, s
         args = [(jax.tree.map(lambda a, spec=spec: jax.reshard(a, NamedSharding(layout.mesh, spec)), tree), spec) for tree, spec in args]
     values, specs = zip(*args, strict=True)
     return jax.shard_map(on_device, mesh=layout.mesh, in_specs=specs, out_specs=split, check_vma=False)(*values)
-

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ssljax import augment
 from ssljax.augment import Group, geometry
 
 pytestmark = pytest.mark.quick
@@ -44,6 +45,20 @@ def test_flip_is_a_mirror_and_half_are_flipped(picture):
     always = geometry.random_resized_crop(jax.random.key(3), image, Group(**whole, flip=1.0))
     np.testing.assert_allclose(never, image, atol=1e-5)
     np.testing.assert_allclose(always, image[:, ::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_view_shows_what_lies_in_its_box(flip):
+    """An image whose pixels say where they lie: a view of it, between its outer pixels' centres, is its box."""
+    y, x = np.meshgrid(*[(np.arange(64) + 0.5) / 64] * 2, indexing="ij")
+    image, group = np.stack([y, x, 0 * x], -1), Group(count=2, size=16, scale=(0.2, 0.5), flip=flip, boxes=True)
+    raw = {"image": np.round(image * 255)[None].astype(np.uint8), "id": np.zeros(1, np.int32), "epoch": np.zeros(1, np.int32)}
+    batch = augment.make({"views": group}, seed=0, mean=(0, 0, 0), std=(1, 1, 1))(raw)
+    for view, (y0, x0, y1, x1) in zip(np.asarray(batch["views"][0]), np.asarray(batch["views_box"][0]), strict=True):
+        assert (x0 > x1) == bool(flip) and y0 < y1
+        middle = (np.arange(2, 14) + 0.5) / 16  # not where the image ends
+        np.testing.assert_allclose(view[2:14, 5, 0], y0 + middle * (y1 - y0), atol=5e-3)
+        np.testing.assert_allclose(view[5, 2:14, 1], x0 + middle * (x1 - x0), atol=5e-3)
 
 
 def test_erased_boxes_follow_the_law_of_area_and_ratio():

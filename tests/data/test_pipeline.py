@@ -194,14 +194,17 @@ def test_views_are_the_boxes_resized_and_flipped(tf, encoding):
     if encoding == "jpeg":
         image = np.asarray(Image.open(io.BytesIO(sources.encode_image(image, "jpeg"))))
     given = tf.constant(image if encoding == "array" else sources.encode_image(smooth(60, 80), encoding))
-    group = {"count": 8, "size": 16, "scale": (0.1, 0.8), "ratio": (3 / 4, 4 / 3), "flip": 0.5}
-    views = pipeline._views(tf, given, {"views": group}, (5, tf.constant(2), tf.constant(7)))["views"].numpy()
+    group = {"count": 8, "size": 16, "scale": (0.1, 0.8), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "boxes": True}
+    out = pipeline._views(tf, given, {"views": group}, (5, tf.constant(2), tf.constant(7)))
+    views, places = out["views"].numpy(), out["views_box"].numpy()
     seed = tf.constant([5, 2], tf.int64)
     for data in (7, zlib.crc32(b"views") >> 1):
         seed = tf.random.experimental.stateless_fold_in(seed, tf.constant(data, tf.int64))
     corners, sizes, flips = (x.numpy() for x in pipeline._boxes(tf, seed, tf.constant([60, 80]), group))
     assert 0 < flips.sum() < 8
-    for view, (top, left), (h, w), flip in zip(views, corners, sizes, flips, strict=True):
+    for view, place, (top, left), (h, w), flip in zip(views, places, corners, sizes, flips, strict=True):
+        x0, x1 = (left + w, left) if flip else (left, left + w)
+        np.testing.assert_allclose(place, [top / 60, x0 / 80, (top + h) / 60, x1 / 80], rtol=1e-6)
         want = reduced(image[top : top + h, left : left + w], (16, 16))
         error = np.abs(view.astype(int) - (want[:, ::-1] if flip else want))
         assert error.max() <= (6 if encoding == "jpeg" else 1)  # a partial decode differs at its rim, where chroma is interpolated

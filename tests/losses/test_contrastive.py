@@ -7,6 +7,7 @@ import pytest
 
 from ssljax import losses
 from ssljax.errors import UserError
+from tests.losses import numeric
 
 pytestmark = pytest.mark.quick
 
@@ -147,3 +148,76 @@ def test_unknown_impl():
         with pytest.raises(UserError, match="'ring'.*dense"):
             call()
     assert losses.nt_xent(x, x, temperature=1.0, impl="dense") == losses.nt_xent(x, x, temperature=1.0)
+
+
+def hard_negatives(z0, z1, temperature, beta, prior):
+    z, batch = np.vstack([z0, z1]), len(z0)
+    terms = []
+    for i in range(2 * batch):
+        negatives = np.exp([z[i] @ z[j] / temperature for j in range(2 * batch) if j % batch != i % batch])
+        positive, count = np.exp(z[i] @ z[(i + batch) % (2 * batch)] / temperature), len(negatives)
+        hard = np.sum(negatives ** (1 + beta)) / np.mean(negatives**beta)
+        total = max((hard - prior * count * positive) / (1 - prior), count * np.exp(-1 / temperature))
+        terms.append(-np.log(positive / (positive + total)))
+    return np.mean(terms)
+
+
+@pytest.mark.parametrize("impl", ["dense", "auto"])
+@pytest.mark.parametrize("beta, prior, temperature", [(1.0, 0.1, 0.5), (0.5, 0.0, 0.2), (0.0, 0.05, 0.5), (1.0, 0.3, 0.2)])
+def test_hard_negative_nce(beta, prior, temperature, impl):
+    """The last has anchors whose negatives are clamped."""
+    settings = dict(temperature=temperature, beta=beta, prior=prior)
+    ours = lambda z0, z1: losses.hard_negative_nce(z0, z1, impl=impl, **settings)  # noqa: E731
+    numeric.check(ours, lambda z0, z1: hard_negatives(z0, z1, **settings), unit((5, 8), 0), unit((5, 8), 1))
+
+
+def test_hard_negative_nce_without_weights_is_nt_xent_and_sharp_temperatures_are_finite():
+    z0, z1 = f32(unit((5, 8), 0), unit((5, 8), 1))
+    plain = losses.hard_negative_nce(z0, z1, temperature=0.3, beta=0.0, prior=0.0)
+    np.testing.assert_allclose(plain, losses.nt_xent(z0, z1, temperature=0.3), rtol=1e-6)
+    numeric.finite(lambda a, b: losses.hard_negative_nce(a, b, temperature=0.005, beta=1.0, prior=0.1), z0, -z0)
+    numeric.finite(lambda a, b: losses.hard_negative_nce(a, b, temperature=0.005, beta=1.0, prior=0.1), z0, z0)
+
+
+def test_info_nce_with_negatives_of_each_query():
+    def definition(q, k, own, queue):
+        rows = [np.concatenate([np.vstack([k[i : i + 1], queue]) @ q[i] / 0.3, own[i]]) for i in range(5)]
+        return np.mean([log_ratio(row[0], row) for row in rows])
+
+    ours = lambda q, k, own, queue: losses.info_nce(q, k, queue=jnp.asarray(queue, jnp.float32), own=own, temperature=0.3)  # noqa: E731
+    own = np.random.default_rng(2).normal(size=(5, 3))
+    numeric.check(ours, definition, unit((5, 8), 0), unit((5, 8), 1), own, constant=(unit((7, 8), 3),))
+
+
+def test_hardest():
+    q, queue = unit((3, 6), 0), unit((9, 6), 1)
+    np.testing.assert_array_equal(losses.hardest(*f32(q, queue), 4), np.argsort(-q @ queue.T, axis=1)[:, :4])
+
+
+def test_mixed_info_nce():
+    weights = np.random.default_rng(4).dirichlet(np.ones(6), 6)
+
+    def definition(q, k):
+        logits = q @ k.T / 0.3
+        return -np.mean(np.sum(weights * np.log(numeric.softmax(logits)), axis=1))
+
+    for impl in ("dense", "auto"):
+
+        def ours(q, k, impl=impl):
+            return losses.mixed_info_nce(q, k, jnp.asarray(weights, jnp.float32) @ k, temperature=0.3, impl=impl)
+
+        numeric.check(ours, definition, unit((6, 8), 0), unit((6, 8), 1))
+
+
+def test_nce():
+    """Against the chances h of the paper, with N written out."""
+    examples, rng = 50, np.random.default_rng(0)
+
+    def definition(positive, noise):
+        z = examples * np.exp(0.4)
+        chance = lambda logit: (np.exp(logit) / z) / (np.exp(logit) / z + noise.shape[1] / examples)  # noqa: E731
+        return -np.mean(np.log(chance(positive)) + np.sum(np.log(1 - chance(noise)), axis=1))
+
+    numeric.check(lambda p, n: losses.nce(p, n, 0.4), definition, rng.normal(size=6), rng.normal(size=(6, 9)))
+    logits = rng.normal(size=(3, 4))
+    np.testing.assert_allclose(losses.log_mean_exp(jnp.asarray(logits, jnp.float32)), np.log(np.mean(np.exp(logits))), rtol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 from ssljax import losses
 from ssljax.errors import UserError
-from tests.losses.numeric import check, finite, normal, unit
+from tests.losses.numeric import check, finite, normal, softmax, unit
 
 pytestmark = pytest.mark.quick
 
@@ -60,6 +60,12 @@ def soft_nearest(z):
     return np.mean([-np.log(e[i, p].sum() / e[i, p + negatives[i]].sum()) for i, p in enumerate(positives) if p])
 
 
+def nca(z):
+    d, positives, negatives = pairs(z)
+    e = np.exp(-(d**2) / 0.7)
+    return np.mean([1 - e[i, p].sum() / e[i, p + negatives[i]].sum() for i, p in enumerate(positives) if p])
+
+
 def multi_similarity(z):
     _, positives, negatives = pairs(z)
     s = z @ z.T - 0.5
@@ -74,6 +80,7 @@ BY_LABEL = {
     "lifted": (lambda z, y: losses.lifted_structure(z, y, **MARGINS), lifted),
     "generalised lifted": (lambda z, y: losses.generalised_lifted_structure(z, y, **MARGINS), generalised),
     "soft nearest neighbour": (lambda z, y: losses.soft_nearest_neighbour(z, y, temperature=0.7), soft_nearest),
+    "nca": (lambda z, y: losses.nca(z, y, temperature=0.7), nca),
     "multi-similarity": (losses.multi_similarity, multi_similarity),
 }
 
@@ -98,6 +105,16 @@ def test_nca_of_unit_vectors_is_multi_positive_at_half_the_temperature():
     z, labels = jnp.asarray(unit(normal(7, 5)), jnp.float32), jnp.asarray(LABELS)
     ours = losses.soft_nearest_neighbour(z, labels, temperature=0.7)
     np.testing.assert_allclose(ours, losses.multi_positive(z, labels, temperature=0.35), rtol=1e-5)
+
+
+def test_n_pair():
+    def definition(x, y):
+        target = (LABELS[:, None] == LABELS[None, :]) / np.sum(LABELS[:, None] == LABELS[None, :], axis=1, keepdims=True)
+        cross = -np.mean(np.sum(target * np.log(softmax(x @ y.T / 0.5)), axis=1))
+        return cross + 0.02 * np.mean(np.sum(x**2, 1) + np.sum(y**2, 1)) / 2
+
+    ours = lambda x, y: losses.n_pair(x, y, jnp.asarray(LABELS), penalty=0.02, temperature=0.5)  # noqa: E731
+    check(ours, definition, normal(7, 5), normal(7, 5, seed=1))
 
 
 @pytest.mark.parametrize("metric", ["manhattan", "cosine"])

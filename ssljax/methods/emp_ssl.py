@@ -1,0 +1,41 @@
+"""EMP-SSL (Tong et al. 2023): many small crops of an image agree with their mean, each crop number's features fill the space."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ssljax import losses, networks
+from ssljax.fields import arg, module
+from ssljax.method import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class EMPSSL(Method):
+    """z = unit projector(encoder(crop)); loss = -invariance * mean cos(z, mean over crops) - mean coding rate of each crop number."""
+
+    encoder: nn.Module = module("the encoder whose features are kept", name="resnet")
+    projector: nn.Module = module("MLP in front of the loss", name="mlp", hidden=4096, out=1024)
+    invariance: float = arg(200.0, "weight of the similarity to the mean over crops")
+    eps: float = arg(0.2, "precision of the coding rate, not squared, as in the authors' code")
+
+    @property
+    def parts(self):
+        return {"encoder": self.encoder, "projector": self.projector}
+
+    def init(self, rng, batch):
+        params, stats = networks.init(self.parts, rng, batch["views"])
+        return params, {"stats": stats}
+
+    def encode(self, params, extra, batch, rng, s):
+        out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
+        return {"z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, V, D)
+
+    def objective(self, params, extra, encodings, batch, s):
+        z = encodings["z"]
+        loss = losses.emp_ssl(jnp.moveaxis(z, 1, 0), eps=self.eps, invariance=self.invariance)
+        similarity = -losses.negative_cosine(z, z.mean(1, keepdims=True))
+        return loss, (extra, {"mean_similarity": similarity, "feature_std": losses.feature_std(z)})
+
+    def embed(self, params, extra, batch):
+        return networks.features(self.encoder, params, extra["stats"], batch["image"])
