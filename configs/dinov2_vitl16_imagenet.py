@@ -2,7 +2,7 @@
 
 python -m ssljax.train --config configs/dinov2_vitl16_imagenet.py --workdir gs://BUCKET/dinov2 --distributed
 
-Paper's code: kNN 81.6 %, linear probe 82.9 with four machines of eight A100s; `:gram=true` adds DINOv3's anchoring.
+Paper: kNN 81.6 %, linear probe 82.9 with four machines of eight A100s; `:gram=true` adds DINOv3's anchoring.
 """
 
 from ssljax import config as c

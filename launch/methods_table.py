@@ -1,7 +1,7 @@
-"""The README's table of methods, from the files themselves: docstrings, lines, configs, and the rows of launch/bench/results/learning.jsonl.
+"""The README's table of methods, from the files: docstrings, lines, configs, and the rows of launch/bench/results/learning.jsonl.
 
-    python launch/methods_table.py            # prints it
-    python launch/methods_table.py --write    # puts it into README.md, between its two marks
+python launch/methods_table.py            # prints it
+python launch/methods_table.py --write    # puts it into README.md, between its two marks
 """
 
 import ast
@@ -62,7 +62,8 @@ def paper_of(doc):
 def result_of(doc):
     """What the config's docstring says behind "Paper:", on one line."""
     found = re.search(r"Paper: (.*?)(?:\n\n|\Z)", doc, re.DOTALL)
-    return " ".join(found[1].split()) if found else ""
+    text = " ".join(found[1].split()) if found else ""
+    return re.split(r"(?<=[a-z0-9%)])\. ", text)[0].rstrip(".")  # its first sentence
 
 
 def table():

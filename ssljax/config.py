@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import difflib
 import importlib.util
 import json
 import pathlib
@@ -116,8 +117,40 @@ def make(*, method, optim, augment, data=None, **rest):
 
 
 def _expand_method(spec):
+    cls, own = method.find(spec["name"]), {k: v for k, v in spec.items() if k != "name"}
+    out = {"name": spec["name"], **fields.expand(cls, own, "method")}
+    for key in _sums(cls):
+        out[key] = {name: _expand_term(name, dict(term), f"method.{key}.{name}") for name, term in dict(out[key]).items()}
+    return out
+
+
+def _sums(cls):
+    """Names of the fields that hold methods, the terms of a sum."""
+    return [name for name, field in fields.fields(cls).items() if "methods" in field.metadata]
+
+
+def _expand_term(name, term, where):
+    if "encoder" in term:
+        raise UserError(f"config.{where}.encoder: terms share the encoder of the sum, config.method.encoder")
+    weight = term.pop("weight", 1.0)
+    return {"weight": weight} | {k: v for k, v in fields.expand(method.find(name), term, where).items() if k != "encoder"}
+
+
+def _build_method(spec):
     cls = method.find(spec["name"])
-    return {"name": spec["name"], **fields.expand(cls, {k: v for k, v in spec.items() if k != "name"}, "method")}
+    spec = {k: v for k, v in spec.items() if k != "name"}
+    for key in _sums(cls):
+        terms, built = spec.get(key), []
+        if not isinstance(terms, dict) or not terms:
+            raise UserError(f"config.method.{key}={terms!r}: expected at least one method, as {{name: {{'weight': 1.0, its fields}}}}")
+        for name, term in terms.items():
+            where = f"method.{key}.{name}"
+            if not isinstance(term, dict) or type(term.get("weight")) not in (int, float):
+                raise UserError(f"config.{where}={term!r}: expected the fields of a method, and its weight, a number")
+            own = {k: v for k, v in term.items() if k != "weight"} | {"encoder": spec.get("encoder")}
+            built.append((name, float(term["weight"]), fields.build(method.find(name), own, where)))
+        spec[key] = tuple(built)
+    return fields.build(cls, spec, "method")
 
 
 def parse(argument, **defaults):
@@ -140,8 +173,9 @@ def load(path, argument=""):
     """A config file's `get_config(argument)`. Raises UserError for a missing file or one without get_config."""
     file = pathlib.Path(path)
     if not file.is_file():
-        near = ", ".join(sorted(p.name for p in pathlib.Path(file.parent).glob("*.py"))[:20]) or "none"
-        raise UserError(f"--config {path}: no such file; configs there: {near}")
+        there = [p.name for p in pathlib.Path(file.parent).glob("*.py")]
+        near = ", ".join(difflib.get_close_matches(file.name, sorted(there), n=8, cutoff=0.0)) or "none"
+        raise UserError(f"--config {path}: no such file; of {len(there)} configs there the closest: {near}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -241,7 +275,7 @@ def build(config):
     spec = dict(values["method"])
     if not isinstance(spec.get("name"), str):
         raise UserError(f"config.method.name={spec.get('name')!r}: expected the name of a file in ssljax/methods/")
-    built = fields.build(method.find(spec.pop("name")), spec, "method")
+    built = _build_method(spec)
     optimizer = dict(values["optim"])
     if "lr" not in optimizer:
         raise UserError("config.optim.lr is missing: a schedule, e.g. {'kind': 'cosine', 'base': 1e-3, 'warmup_steps': 100}")
@@ -330,6 +364,10 @@ def describe(config):
     name = spec.pop("name")
     cls = method.find(name)
     rows.append(("method.name", name, (cls.__doc__ or "").strip().splitlines()[0]))
+    for key in _sums(cls):
+        for term, own in spec.pop(key).items():
+            rows.append((f"method.{key}.{term}.weight", own.pop("weight"), "weight of this method's loss in the sum"))
+            rows += fields.describe(method.find(term), own, f"method.{key}.{term}")
     rows += fields.describe(cls, spec, "method")
     for key, section in SECTIONS.items():
         rows += fields.describe(section, values[key], key)
@@ -373,7 +411,7 @@ def shrink(config):
     values["data"]["source"] = "synthetic:" + values["data"]["features"]
     values["data"]["label"] = "label"  # what a synthesised record calls it
     values["data"]["caption"] = "caption" if values["data"]["caption"] else ""
-    tower = values["method"].get("text")
+    tower = next((m["text"] for m in (values["method"], *values["method"].get("terms", {}).values()) if m.get("text")), None)
     if tower and values["data"]["tokenizer"] != "bytes":
         values["data"]["tokenizer"] = f"words:{tower['vocab_size']}"
     largest = max((group["size"] for group in values["augment"].values()), default=0)

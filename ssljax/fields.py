@@ -19,6 +19,11 @@ def module(help, **spec):
     return dataclasses.field(default=None, metadata={"help": help, "module": spec})
 
 
+def methods(help):
+    """A field that holds methods, in a config {name: {"weight": ..., its fields}}; config.py builds ((name, weight, method), ...) of it."""
+    return dataclasses.field(default=(), metadata={"help": help, "methods": True})
+
+
 def fields(cls):
     """Name -> field, without those that Flax adds."""
     return {f.name: f for f in dataclasses.fields(cls) if f.name not in _FLAX or "help" in f.metadata}

@@ -102,7 +102,7 @@ def pytest_terminal_summary(terminalreporter):
                     terminalreporter.write_line(value)
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(params=SPINE)
 def method_config(request):
-    """Path of a small config of each method in turn."""
+    """Path of a small config of each method of the spine in turn."""
     return METHODS[request.param]

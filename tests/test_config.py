@@ -99,7 +99,7 @@ def test_arguments_of_a_config_file_are_typed_and_checked():
         configs.parse("bacth=8", batch=4)
     with pytest.raises(UserError, match="expected batch=int"):
         configs.parse("batch=x", batch=4)
-    with pytest.raises(UserError, match="no such file; configs there: .*simclr_resnet_scenes.py"):
+    with pytest.raises(UserError, match="no such file; of .* the closest: .*simclr_resnet_scenes.py"):
         configs.load(CONFIGS[0].parent / "simclr.py")
 
 
@@ -224,3 +224,31 @@ def test_mutated_command_lines_end_in_a_config_or_a_named_error():
         except UserError:
             pass
     assert 1000 < good < 9000
+
+
+@pytest.mark.parametrize(
+    "terms, says",
+    [
+        ({}, "config.method.terms={}: expected at least one method"),
+        (dict(simclr=dict(temprature=1.0)), "config.method.terms.simclr.temprature.*did you mean 'temperature'"),
+        (dict(simclr=dict(encoder=dict(name="resnet"))), "config.method.terms.simclr.encoder: terms share the encoder"),
+        (dict(simclr=dict(weight="1")), "config.method.terms.simclr=.*its weight, a number"),
+        (dict(simclrs=dict()), "no ssljax/methods/simclrs.py"),
+        (dict(deepcluster=dict()), "config.method.terms.deepcluster: it does more than a loss"),
+    ],
+    ids=lambda x: "" if isinstance(x, str) else "-".join(x),
+)
+def test_terms_of_a_sum_that_cannot_be_are_named(terms, says):
+    with pytest.raises(UserError, match=says):
+        method = dict(name="sum", terms=terms)
+        configs.build(configs.make(method=method, augment={"views": dict(count=2)}, optim=dict(name="adamw", lr=1e-3)))
+
+
+def test_a_sums_parameters_have_its_terms_rules():
+    config = configs.load(CONFIGS[[p.stem for p in CONFIGS].index("sum_resnet_scenes")])
+    configs.override(config, "method.terms.dino.weight", "2")
+    built = configs.build(config).method
+    assert [(name, weight) for name, weight, _ in built.terms] == [("dino", 2.0), ("koleo", 0.1), ("simclr", 1.0)]
+    assert all(term.encoder == built.encoder for _, _, term in built.terms)
+    ((pattern, rule),) = built.groups
+    assert pattern == "^dino/head/last_layer/" and rule.freeze_until == 50

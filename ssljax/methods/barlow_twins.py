@@ -1,4 +1,4 @@
-"""Barlow Twins (Zbontar et al. 2021): the cross-correlation of two views' features is pulled to the identity."""
+"""Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230): the cross-correlation of two views' features is pulled to the identity."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""BYOL (Grill et al. 2020): a student predicts what its own moving average makes of another view; no negatives."""
+"""BYOL (Grill et al. 2020, arXiv 2006.07733): a student predicts what its own moving average makes of another view; no negatives."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021): of a batch of images and texts, which belongs to which."""
+"""CLIP (Radford et al. 2021, arXiv 2103.00020): of a batch of images and texts, which belongs to which."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""DeepCluster (Caron et al. 2018): k-means of all images' features ahead of an epoch, and in it classification into these clusters."""
+"""DeepCluster (Caron et al. 2018, arXiv 1807.05520): k-means of all features ahead of an epoch, and in it these clusters as classes."""
 
 import dataclasses
 import functools

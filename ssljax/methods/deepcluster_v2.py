@@ -1,4 +1,4 @@
-"""DeepCluster-v2 (Caron et al. 2020, appendix): every crop predicts the cluster that k-means puts its image into, once an epoch."""
+"""DeepCluster-v2 (Caron et al. 2020, arXiv 2006.09882, appendix): crops predict the cluster that k-means puts their image into."""
 
 import dataclasses
 

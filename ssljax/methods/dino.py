@@ -1,4 +1,4 @@
-"""DINO (Caron et al. 2021): a student matches the centred, sharpened output of its own moving average across crops."""
+"""DINO (Caron et al. 2021, arXiv 2104.14294): a student matches the centred, sharpened output of its own moving average across crops."""
 
 import dataclasses
 
@@ -48,7 +48,8 @@ class DINO(Method):
 
     def encode(self, params, extra, batch, rng, s):
         r = jax.random.split(rng)
-        teacher, teacher_stats = networks.over_crops(self.parts, extra["teacher"], extra["teacher_stats"], [batch["views"]], rng=r[0])
+        parts = networks.unhurt(self.parts)
+        teacher, teacher_stats = networks.over_crops(parts, extra["teacher"], extra["teacher_stats"], [batch["views"]], rng=r[0])
         student, stats = networks.over_crops(self.parts, params, extra["stats"], networks.views_of(batch), rng=r[1])  # (B, V + L, K)
         teacher = jax.lax.stop_gradient(teacher)
         return {"student": student, "teacher": teacher}, {**extra, "stats": stats, "teacher_stats": teacher_stats}

@@ -1,4 +1,4 @@
-"""DINOv2 (Oquab et al. 2023): DINO and iBOT with Sinkhorn centring and a head each, KoLeo; with Gram anchoring, DINOv3's objective."""
+"""DINOv2 (Oquab et al. 2023, arXiv 2304.07193): DINO and iBOT with Sinkhorn and a head each, KoLeo; DINOv3's Gram anchoring."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""EMP-SSL (Tong et al. 2023): many small crops of an image agree with their mean, each crop number's features fill the space."""
+"""EMP-SSL (Tong et al. 2023, arXiv 2304.03977): many small crops of an image agree with their mean; over images they fill the space."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""FroSSL (Skean et al. 2024): the Frobenius norm of each view's covariance is small, so its spectrum even; views agree."""
+"""FroSSL (Skean et al. 2024, arXiv 2310.02903): views agree, and the Frobenius norm of their covariance is small, its spectrum even."""
 
 import dataclasses
 

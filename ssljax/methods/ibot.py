@@ -1,4 +1,4 @@
-"""iBOT (Zhou et al. 2022): DINO on class tokens, and the same on masked patches, whose targets come from a teacher that sees them."""
+"""iBOT (Zhou et al. 2022, arXiv 2111.07832): DINO on class tokens and on masked patches, whose targets a teacher gives that sees them."""
 
 import dataclasses
 

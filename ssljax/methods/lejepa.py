@@ -1,4 +1,4 @@
-"""LeJEPA (Balestriero and LeCun 2025): views predict the mean of the large ones and are distributed like an isotropic Gaussian."""
+"""LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544): views predict the mean of the large ones, and are an isotropic Gaussian."""
 
 import dataclasses
 

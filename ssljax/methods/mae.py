@@ -1,4 +1,4 @@
-"""MAE (He et al. 2021): encode a quarter of the patches, reconstruct the pixels of the others."""
+"""MAE (He et al. 2021, arXiv 2111.06377): encode a quarter of the patches, reconstruct the pixels of the others."""
 
 import dataclasses
 

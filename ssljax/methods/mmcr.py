@@ -1,4 +1,4 @@
-"""MMCR (Yerxa et al. 2023): the mean of an image's views is long, and over images these means fill the sphere."""
+"""MMCR (Yerxa et al. 2023, arXiv 2303.03307): the mean of an image's views is long, and over images these means fill the sphere."""
 
 import dataclasses
 

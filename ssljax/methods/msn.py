@@ -1,4 +1,4 @@
-"""MSN (Assran et al. 2022): views with patches left out are assigned to the prototypes of the whole view, all of which are used."""
+"""MSN (Assran et al. 2022, arXiv 2204.07141): views with patches left out take the prototypes of the whole view; all are used."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""SigLIP (Zhai et al. 2023): every image-text pair of the batch is a binary question, match or not."""
+"""SigLIP (Zhai et al. 2023, arXiv 2303.15343): every image-text pair of the batch is a binary question, match or not."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""SimCLR (Chen et al. 2020): two views of an image agree, those of other images do not."""
+"""SimCLR (Chen et al. 2020, arXiv 2002.05709): two views of an image agree, those of other images do not."""
 
 import dataclasses
 

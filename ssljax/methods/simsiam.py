@@ -1,4 +1,4 @@
-"""SimSiam (Chen and He 2021): a predictor and a stopped gradient are all that keeps two views from collapsing."""
+"""SimSiam (Chen and He 2021, arXiv 2011.10566): a predictor and a stopped gradient are all that keeps two views from collapsing."""
 
 import dataclasses
 

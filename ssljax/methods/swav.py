@@ -1,4 +1,4 @@
-"""SwAV (Caron et al. 2020): crops of an image predict each other's prototypes, which are shared out evenly over the batch."""
+"""SwAV (Caron et al. 2020, arXiv 2006.09882): crops of an image predict each other's prototypes, which share the batch evenly."""
 
 import dataclasses
 

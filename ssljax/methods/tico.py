@@ -1,4 +1,4 @@
-"""TiCo (Zhu et al. 2022): views agree, and features avoid the directions that a running covariance says are crowded."""
+"""TiCo (Zhu et al. 2022, arXiv 2206.10698): views agree, and features avoid the directions that a running covariance says are crowded."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""VICReg (Bardes et al. 2022): views agree, every dimension varies over the batch, and dimensions are not correlated."""
+"""VICReg (Bardes et al. 2022, arXiv 2105.04906): views agree, every dimension varies over the batch, and dimensions are not correlated."""
 
 import dataclasses
 

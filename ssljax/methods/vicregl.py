@@ -1,4 +1,4 @@
-"""VICRegL (Bardes et al. 2022): VICReg of whole views, and of their patches that match by features or by place in the image."""
+"""VICRegL (Bardes et al. 2022, arXiv 2210.01571): VICReg of whole views, and of patches that match by features or by place."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""W-MSE (Ermolov et al. 2021): views agree after the batch is whitened, which leaves no room to collapse."""
+"""W-MSE (Ermolov et al. 2021, arXiv 2007.06346): views agree after the batch is whitened, which leaves no room to collapse."""
 
 import dataclasses
 

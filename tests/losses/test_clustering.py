@@ -86,3 +86,19 @@ def test_msn(iterations, smoothing):
     teacher = jnp.asarray(teacher, jnp.float32)
     check(lambda s: losses.msn(s, teacher, **hyper), definition, student)
     assert not jax.grad(lambda t: losses.msn(jnp.asarray(student, jnp.float32), t, **hyper))(teacher).any()
+
+
+def test_a_queue_that_is_not_used_is_as_none():
+    scores, queue = (jnp.asarray(np.tanh(normal(*shape)), jnp.float32) for shape in ((3, 4, 5), (2, 6, 5)))
+    unused, used = (losses.swav(scores, queue=queue, queue_used=jnp.float32(x)) for x in (0, 1))
+    np.testing.assert_allclose(unused, losses.swav(scores), rtol=1e-6)
+    np.testing.assert_allclose(used, losses.swav(scores, queue=queue), rtol=1e-6)
+    assert abs(float(used - unused)) > 1e-3
+
+
+def test_cosines():
+    z, prototypes = normal(2, 3, 4), normal(5, 4)
+    expected = unit(z) @ unit(prototypes).T
+    np.testing.assert_allclose(
+        losses.cosines(jnp.asarray(z, jnp.float32), jnp.asarray(prototypes, jnp.float32)), expected, rtol=1e-5, atol=1e-6
+    )

@@ -91,3 +91,21 @@ def test_koleo_is_finite_where_features_are_equal():
     for z in (jnp.ones((6, 4)), jnp.zeros((6, 4))):
         value, gradient = jax.jit(jax.value_and_grad(losses.koleo))(z)
         assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_gram():
+    """Of unit vectors, image by image; the teacher is constant."""
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(2, 3, 5, 7)), rng.normal(size=(2, 3, 5, 7))
+    unit = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (student, teacher)]
+    products = [x @ np.swapaxes(x, -1, -2) for x in unit]
+    arrays = [jnp.asarray(x, jnp.float32) for x in (student, teacher)]
+    np.testing.assert_allclose(losses.gram(*arrays), np.mean((products[0] - products[1]) ** 2), rtol=1e-5)
+    assert not jax.grad(losses.gram, argnums=1)(*arrays).any()
+    np.testing.assert_allclose(losses.gram(arrays[0], 3 * arrays[0]), 0, atol=1e-10)
+
+
+def test_feature_std_is_one_on_the_sphere_and_zero_where_all_point_one_way():
+    z = jax.random.normal(jax.random.key(0), (4000, 2, 16))
+    np.testing.assert_allclose(losses.feature_std(z), 1, atol=0.02)
+    np.testing.assert_allclose(losses.feature_std(jnp.ones((8, 16)) * jnp.arange(1, 9)[:, None]), 0, atol=1e-5)
