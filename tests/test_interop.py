@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 import jax  # noqa: E402
 
-from ssljax import convert, encoder, models  # noqa: E402
+from ssljax import convert, encoder, losses, models  # noqa: E402
 
 VIT = dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96, image_size=32, patch_size=8)
 DECODER = dict(decoder_hidden_size=32, decoder_num_hidden_layers=2, decoder_num_attention_heads=4, decoder_intermediate_size=64)
@@ -175,3 +175,23 @@ def test_our_own_vit_goes_out(change, tmp_path):
             module.eps = settings["norm_eps"]
     with torch.no_grad():
         compare(outputs, model.eval().forward_features(torch.from_numpy(inputs["pixel_values"])).numpy())
+
+
+def test_siglip2_takes_patches_where_ours_takes_pictures(tmp_path):
+    vision = {k: v for k, v in VIT.items() if k != "image_size"} | dict(num_patches=16)
+    config = transformers.Siglip2Config(vision_config=vision, text_config=TEXT | dict(projection_size=64))
+    model = randomised(transformers.Siglip2Model(config))
+    model.save_pretrained(tmp_path / "public")
+    convert.bring_in(f"hf:{tmp_path / 'public'}", tmp_path / "ours")
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    patches = torch.from_numpy(np.array(losses.patchify(images, 8)))
+    with torch.no_grad():
+        shapes = torch.tensor([[4, 4], [4, 4]])
+        expected = model.vision_model(pixel_values=patches, pixel_attention_mask=torch.ones(2, 16), spatial_shapes=shapes)
+    outputs = ours(tmp_path / "ours", {"pixel_values": np.moveaxis(images, -1, 1)})
+    compare(outputs, expected.last_hidden_state.numpy())
+    pooled = expected.pooler_output.numpy()
+    assert np.abs(np.asarray(outputs["pooled"]) - pooled).max() <= 1e-4 * np.abs(pooled).max()
+    convert.send_out(tmp_path / "ours", "hf", tmp_path / "back")
+    _, told = transformers.Siglip2Model.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
