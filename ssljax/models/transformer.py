@@ -90,7 +90,7 @@ class Attention(nn.Module):
 
 
 def _implementation(q):
-    """cuDNN's flash attention on a GPU, for the dtypes and head widths it takes; else the compiler's own (jax.nn's default is the latter)."""
+    """cuDNN's flash attention on a GPU, for the dtypes and head widths it takes; else the compiler's own (jax.nn's default)."""
     flash = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
     return "cudnn" if flash else None
 
