@@ -2,7 +2,7 @@
 
 python -m ssljax.train --config configs/supcon_resnet50_imagenet.py --workdir gs://BUCKET/supcon --distributed
 
-Paper: linear classifier 78.7 % (Khosla et al. 2020, table 3).
+Paper: linear classifier 78.7 % (table 3).
 """
 
 from ssljax import config as c

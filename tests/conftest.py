@@ -1,6 +1,7 @@
 """Eight fake CPU devices for every test, and what many tests share: shrunk configs, raw batches, compiled programs."""
 
 import functools
+import gc
 import os
 import pathlib
 
@@ -78,6 +79,17 @@ def one_config_of_each_method():
 METHODS = one_config_of_each_method()
 # One method of each family that the house was built on. What depends on the loop, not on the method, and is dear, is swept over these.
 SPINE = ("dino", "mae", "siglip", "simclr")
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """A compiled program is mapped memory, and Linux gives a process 65,530 maps: out of them LLVM ends it. Well before, all are let go."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        program_of.cache_clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_collection_modifyitems(items):

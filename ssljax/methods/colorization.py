@@ -46,7 +46,7 @@ class Colorization(Method):
         h, _ = models.apply(self.encoder, encoder, stats, light, train=False)
         head, _ = models.init(self.head, r[1], h["patches"], train=False)
         count = len(self.centres)
-        return {"encoder": encoder, "head": head}, {"stats": {"encoder": stats}, "frequency": jnp.full(count, 1.0 / count)}
+        return {"encoder": encoder, "head": head}, {"stats": {"encoder": stats}, "frequency": jnp.full(count, 1.0 / count, jnp.float32)}
 
     def encode(self, params, extra, batch, rng, s):
         light, colour = self.split(batch["views"][:, 0])

@@ -1,4 +1,4 @@
-"""Metric learning with labels (N-pairs, Sohn 2016; multi-similarity, Wang et al. 2019, arXiv 1904.06627; five more): classes lie apart."""
+"""Metric learning with labels (Wang et al. 2019, arXiv 1904.06627, multi-similarity; six older losses by name): classes lie apart."""
 
 import dataclasses
 
