@@ -412,6 +412,9 @@ def shrink(config):
     values["data"]["label"] = "label"  # what a synthesised record calls it
     values["data"]["caption"] = "caption" if values["data"]["caption"] else ""
     tower = next((m["text"] for m in (values["method"], *values["method"].get("terms", {}).values()) if m.get("text")), None)
+    encoder = values["method"].get("encoder", {})
+    if tower and tower.get("out") and encoder.get("name") == "vit" and not encoder["out"]:
+        tower["out"] = encoder["width"]  # pictures and texts meet in the image tower's own width
     if tower and values["data"]["tokenizer"] != "bytes":
         values["data"]["tokenizer"] = f"words:{tower['vocab_size']}"
     largest = max((group["size"] for group in values["augment"].values()), default=0)

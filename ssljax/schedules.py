@@ -108,7 +108,7 @@ def make(spec, steps):
     """
     if isinstance(spec, (int, float)):
         return constant(float(spec))
-    if not isinstance(spec, dict):
+    if not hasattr(spec, "items"):  # a dict or a ConfigDict
         raise UserError(f"schedule {spec!r}: expected a number, or a section with kind={', '.join(KINDS)}")
     spec = dict(spec)
     kind = spec.pop("kind", None)

@@ -70,7 +70,7 @@ def test_one_knob_in_the_config_and_methods_do_not_change():
         config = small_config(METHODS["siglip"], microbatch=microbatch)
         config.method.encoder = configs.make(
             method=dict(name="siglip", encoder=dict(name="vit", width=32, depth=1, heads=2, mlp_dim=32, patch_size=8, pool="map",
-                                                    class_token=False)),
+                                                    class_token=False, out=24)),
             augment={"views": {}}, optim=dict(name="adamw", lr=1e-3),
         ).method.encoder  # fmt: skip
         run = step_of(config, {"data": 4})

@@ -19,9 +19,7 @@ OTHERS = [path for path in CONFIGS if path not in METHODS.values()]
 
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
 def test_every_config_runs_two_steps(path, tmp_path):
-    config = configs.shrink(configs.load(path))
-    config.mesh.data = 1  # meshes are the contract's to sweep
-    out = train(config, tmp_path)
+    out = train(configs.shrink(configs.load(path)), tmp_path)
     assert int(out["state"].step) == 2
     assert checkpoint.exists(tmp_path / "checkpoints")
 
