@@ -401,7 +401,7 @@ def shrink(config):
                 node[key] = min(value, SHRINK[key])
             elif key == "stages":
                 node[key] = (1,) * len(value)
-            elif key == "image_size":
+            elif key == "image_size" or (key == "size" and node.get("name") == "image_decoder"):
                 node[key] = side
             elif key == "grid":
                 node[key] = (4, 4)
