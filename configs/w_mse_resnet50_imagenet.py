@@ -19,6 +19,7 @@ def get_config(arg=""):
         method=dict(
             name="w_mse",
             size=256,
+            shrinkage=1e-3,  # so that a toy of a few rows runs as well; of no weight at 256
             encoder=resnet.size(50, dtype="bfloat16"),
             projector=dict(name="mlp", hidden=1024, out=128),
         ),
