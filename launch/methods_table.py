@@ -14,7 +14,34 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 MARKS = ("<!-- methods -->", "<!-- /methods -->")
-HEAD = ("method", "paper", "file", "lines", "small config", "learns (mean of the seeds)", "paper-scale config", "the paper's own result")
+HEAD = (
+    "method",
+    "paper",
+    "file",
+    "lines",
+    "golden figures",
+    "small config",
+    "learns (mean of the seeds)",
+    "paper-scale config",
+    "the paper's own result",
+)
+
+# Families of figures in tests/golden that are of a method's loss or heads, where they are not called as it is.
+FIGURES = {
+    "simclr": ("simclr_ntxent", "simclr_multi_positive", "ntxentloss"), "clip": ("clip", "clip_softmax", "openclip"),
+    "moco": ("moco_infonce_queue", "queue"), "dcl": ("dcl", "dclw"), "vicreg": ("vicreg", "vicreg_paper"),
+    "metric": ("contrastive", "triplet", "lifted_structure", "npair", "soft_nearest_neighbour", "multisimilarityloss", "ncaloss",
+               "ntxent_by_labels", "macl"),
+    "deepcluster_v2": ("deepclusterv2",), "deepcluster": ("clustering",), "swav": ("swav", "sinkhorn"), "simsiam": ("negative_cosine",),
+    "dinov2": ("dinov2", "dinov2_cls"), "ibot": ("ibot_full", "ibot_patch"), "siglip": ("siglip", "siglip_flax"),
+    "ijepa": ("ijepa", "ijepa_original"), "mae": ("mae", "masking", "patchify"),
+}  # fmt: skip
+
+
+def figures():
+    """{method: how many entries of tests/golden are its own}; tests/test_golden.py fails unless every one is met."""
+    families = [entry["family"] for entry in json.loads((ROOT / "tests/golden/index.json").read_text())["entries"]]
+    return lambda method: sum(map(families.count, FIGURES.get(method, (method,))))
 
 
 def configs_of():
@@ -69,7 +96,7 @@ def result_of(doc):
 def table():
     from ssljax import method
 
-    configs, numbers = configs_of(), learned()
+    configs, numbers, golden = configs_of(), learned(), figures()
     lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     for name in method.available():
         path = ROOT / "ssljax" / "methods" / f"{name}.py"
@@ -82,6 +109,7 @@ def table():
             paper_of(ast.get_docstring(ast.parse(source))),
             f"[ssljax/methods/{name}.py](ssljax/methods/{name}.py)",
             str(len(source.splitlines())),
+            str(golden(name) or ""),
             ", ".join(map(link, small)),
             "; ".join(numbers[p.name] for p in small if p.name in numbers),
             ", ".join(link(p) for p, _ in large),

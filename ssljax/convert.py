@@ -310,30 +310,59 @@ def check(spec, workdir):
     from ssljax import encoder
 
     kind, _, path = spec.partition(":")
-    if kind != "hf":
-        print(f"not checked: only hf has a public implementation that a folder alone can start; {kind} files are compared by the tests")
-        return None
     try:
+        if kind not in ("hf", "timm"):
+            raise CannotCheck(f"{kind} has no implementation that its files alone can start; the tests compare them")
         import torch
-        import transformers
+
+        tower, against = (_transformers if kind == "hf" else _timm)(pathlib.Path(path).expanduser())
     except ModuleNotFoundError as error:
         print(f"not checked: {error.name} is not installed")
         return None
-    model = transformers.AutoModel.from_pretrained(path).eval()
+    except CannotCheck as error:
+        print(f"not checked: {error}")
+        return None
     ours = encoder.restore(workdir)
-    side = ours.size
-    images = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
-    pixels = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    images = np.random.default_rng(0).normal(size=(2, ours.size, ours.size, 3)).astype(np.float32)
     with torch.no_grad():
-        tower = getattr(model, "vision_model", model)
-        theirs = tower(pixels).last_hidden_state.numpy()
-    got = np.asarray(ours.outputs(images)["tokens"], np.float32) if "tokens" in ours.outputs(images) else None
-    if got is None or got.shape != theirs.shape:
-        theirs = theirs.reshape(*theirs.shape[:2], -1).transpose(0, 2, 1) if theirs.ndim == 4 else theirs
-        got = np.asarray(ours.outputs(images)["patches"], np.float32)
-    worst = float(np.abs(got - theirs).max() / np.abs(theirs).max())
-    print(f"checked against transformers {transformers.__version__}: largest difference {worst:.1e} of the largest output")
+        theirs = tower(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    outputs = ours.outputs(images)
+    theirs = theirs.reshape(*theirs.shape[:2], -1).transpose(0, 2, 1) if theirs.ndim == 4 else theirs
+    got = next((x for x in map(outputs.get, ("tokens", "patches")) if x is not None and x.shape == theirs.shape), None)
+    if got is None:
+        print(f"not checked: {against} gives {theirs.shape} where ours gives { {k: v.shape for k, v in outputs.items()} }")
+        return None
+    worst = float(np.abs(np.asarray(got, np.float32) - theirs).max() / np.abs(theirs).max())
+    print(f"checked against {against}: largest difference {worst:.1e} of the largest output")
     return worst
+
+
+class CannotCheck(Exception):
+    """Why there is nothing to compare with."""
+
+
+def _transformers(path):
+    import transformers
+
+    model = transformers.AutoModel.from_pretrained(path).eval()
+    tower = next((getattr(model, name) for name in ("vision_model", "image_model") if hasattr(model, name)), model)
+    return lambda pixels: tower(pixels).last_hidden_state, f"transformers {transformers.__version__}"
+
+
+def _timm(path):
+    """timm's model of the name in the config.json beside the weights, as timm's own hub writes it."""
+    import timm
+    import torch
+
+    config = read_json(path if path.is_dir() else path.parent, "config.json")
+    if "architecture" not in config:
+        raise CannotCheck('no config.json beside the file names timm\'s "architecture"')
+    model = timm.create_model(config["architecture"], pretrained=False, num_classes=0, **config.get("model_args", {})).eval()
+    arrays = {name: torch.from_numpy(np.array(array)) for name, array in unwrap(read_arrays(path)).items()}
+    missing = model.load_state_dict(arrays, strict=False).missing_keys
+    if missing:
+        raise CannotCheck(f"timm's {config['architecture']} has {', '.join(missing[:4])}, which the file lacks")
+    return model.forward_features, f"timm {timm.__version__}"
 
 
 if __name__ == "__main__":

@@ -353,6 +353,11 @@ RULES = (
         "dead dimensions", ("feature_dead",), lambda dead: dead > 0.5,
         "feature_dead {0:.0%} of the features' dimensions do not vary over pictures; lower the learning rate or the weight decay",
     ),
+    (
+        "stale queue", ("queue_drift",), lambda drift: drift > 0.6,
+        "queue_drift {0:.2g}: the mean of the new keys is that far from the mean of the queue's, which come from another teacher than this "
+        "one; shorten the queue, or raise method.ema so that the teacher moves less while a key waits",
+    ),
 )  # fmt: skip
 
 

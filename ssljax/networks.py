@@ -128,6 +128,16 @@ def enqueue(extra, keys):
     return {**extra, "queue": rows, "pointer": pointer}
 
 
+def staleness(extra, keys):
+    """{"queue_drift": how far the mean of new keys (B, ..., D), of unit norm, lies from the mean of the queue's}.
+
+    0 where both are draws of one distribution (but for chance, B**-0.5), 1 where what is in the queue has nothing to do with what would
+    be put there now: keys of a teacher long past, or random directions that no key has replaced yet.
+    """
+    drift = jnp.linalg.norm(keys.mean(0) - extra["queue"].mean(0), axis=-1).mean()
+    return {"queue_drift": jax.lax.stop_gradient(drift)}
+
+
 def check_bank(examples, run):
     """Raises UserError where a memory bank has no row for every training example of a Run."""
     if run.examples > examples:

@@ -11,7 +11,7 @@ import ssljax
 from ssljax import config as configs
 from ssljax import convert, encoder, fields, initialise, layouts, models, program, sharding, trees
 from ssljax.errors import UserError
-from ssljax.models import positions, vit
+from ssljax.models import positions, resnet, text, vit
 from ssljax.train import train
 
 pytestmark = pytest.mark.quick
@@ -133,6 +133,53 @@ def test_every_vit_of_ours_goes_to_timm_and_back(change):
     want, got = run(module)(params, images), run(layouts.modules(again)["encoder"])(theirs["encoder"], images)
     np.testing.assert_allclose(got["tokens"], want["tokens"], atol=1e-5)
     np.testing.assert_allclose(got["pooled"], want["pooled"], atol=1e-5)
+
+
+RESNETS = [
+    dict(stages=(1, 2), bottleneck=False, width=8, out=3, out_bias=True),
+    dict(stages=(2, 1), width=8, stem_width=4),
+    dict(stages=(1, 1), widths=(16, 64), out=3, out_bias=True),
+]
+
+
+@pytest.mark.parametrize("kind", ["hf", "timm"])
+@pytest.mark.parametrize("change", RESNETS, ids=str)
+def test_every_resnet_of_ours_goes_out_and_comes_back(change, kind):
+    spec = fields.expand(resnet.ResNet, change, "encoder")
+    module = fields.build(resnet.ResNet, spec, "encoder")
+    params, stats = models.init(module, jax.random.PRNGKey(0), *module.example()[0], train=False)
+    tree = {"encoder": params, "stats": {"encoder": stats}}
+    _, config, arrays = layouts.export(kind, {"encoder": {"name": "resnet", **spec}}, tree)
+    again, theirs = convert.recognise(kind, config, arrays)
+    images = jax.random.normal(jax.random.PRNGKey(1), (2, 64, 64, 3))
+    want = models.apply(module, params, stats, images, train=False)[0]
+    got = models.apply(layouts.modules(again)["encoder"], theirs["encoder"], theirs["stats"]["encoder"], images, train=False)[0]
+    np.testing.assert_array_equal(got["patches"], want["patches"])
+    np.testing.assert_array_equal(got.get("embedding", 0), want.get("embedding", 0))
+
+
+@pytest.mark.parametrize("name, scale", [("clip", ("logit_scale",)), ("siglip", ("logit_scale", "logit_bias"))])
+def test_two_towers_of_ours_go_out_and_come_back(name, scale):
+    size = dict(width=32, depth=2, heads=2, mlp_dim=64)
+    if name == "clip":
+        image = dict(size, class_position=True, patch_bias=False, first_norm=True, last_norm="pooled", out=16)
+        words = dict(size, causal=True, pool="eot", out=16)
+    else:
+        image, words = dict(size, class_token=False, pool="map"), dict(size, pool="last", out=32, out_bias=True)
+    image |= dict(image_size=32, patch_size=8)
+    parts = {
+        "encoder": {"name": "vit", **fields.expand(vit.ViT, image, "encoder")},
+        "text": {"name": "text", **fields.expand(text.TextTransformer, dict(words, vocab_size=50, length=7), "text")},
+    }
+    own = layouts.modules(layouts.Layout(parts, ()))
+    rng = jax.random.PRNGKey(0)
+    tree = {part: models.init(m, rng, *m.example()[0], train=False, **m.example()[1])[0] for part, m in own.items()}
+    tree |= {part: np.float32(i + 1) for i, part in enumerate(scale)}
+    layout, config, arrays = layouts.export("hf", parts, tree)
+    assert layout.name == f"hf:{name}"
+    _, back = convert.recognise("hf", config, arrays)
+    want, got = (dict(layouts.flatten(jax.tree.map(np.asarray, t))) for t in (tree, back))
+    assert want.keys() == got.keys() and all(np.array_equal(want[k], got[k]) for k in want)
 
 
 def test_what_a_code_base_cannot_express_is_said():

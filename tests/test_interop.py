@@ -4,6 +4,7 @@ Each family: a model of transformers with random weights, saved; converted, run,
 over, compared again. Without torch these tests are skipped, and say so.
 """
 
+import argparse
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 import jax  # noqa: E402
 
 from ssljax import convert, encoder, losses, models  # noqa: E402
+from ssljax.errors import UserError  # noqa: E402
 
 VIT = dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96, image_size=32, patch_size=8)
 DECODER = dict(decoder_hidden_size=32, decoder_num_hidden_layers=2, decoder_num_attention_heads=4, decoder_intermediate_size=64)
@@ -133,12 +135,27 @@ def test_in_and_out_again(family, tmp_path):
     assert np.array_equal(theirs(again.eval(), inputs), expected)
 
 
+def store(config, where):
+    """A checkpoint of random parameters of a config's method."""
+    from ssljax import checkpoint, program
+    from ssljax import config as configs
+
+    built = configs.build(config)
+    raw = program.example(built)
+    example = {**raw, "views": raw["image"][:, None].astype(np.float32)}
+    params, extra = built.method.init(jax.random.PRNGKey(0), example)
+    noise = np.random.default_rng(0)
+    params, extra = (jax.tree.map(lambda x: x + 0.05 * noise.random(x.shape).astype(x.dtype), t) for t in (params, extra))
+    saver = checkpoint.Checkpoints(where / "checkpoints")
+    saver.save(1, {"params": params, "extra": extra}, configs.to_dict(config), {})
+    saver.close()
+
+
 @pytest.mark.parametrize(
     "change", [dict(), dict(out=5, out_bias=True), dict(layer_scale=0.1, registers=2), dict(position="sincos_mae")], ids=str
 )
 def test_our_own_vit_goes_out(change, tmp_path):
     """A checkpoint of ours, never public: to transformers and to timm, with nothing missing, and the same tokens."""
-    from ssljax import checkpoint, program
     from ssljax import config as configs
 
     spec = dict(name="vit", width=64, depth=2, heads=1, mlp_dim=128, image_size=32, patch_size=8, **change)
@@ -146,13 +163,7 @@ def test_our_own_vit_goes_out(change, tmp_path):
         method=dict(name="supervised", encoder=spec), augment={"views": dict(count=1, size=32)}, optim=dict(name="adamw", lr=1e-3),
         data=dict(source="scenes/photo", image_size=32),
     )  # fmt: skip
-    built = configs.build(config)
-    views = {"views": np.zeros((2, 1, 32, 32, 3), np.float32)}
-    params, extra = built.method.init(jax.random.PRNGKey(0), views)
-    saver = checkpoint.Checkpoints(tmp_path / "ours" / "checkpoints")
-    saver.save(1, {"params": params, "extra": extra}, configs.to_dict(config), {})
-    saver.close()
-    assert program.example(built)["image"].shape == (2, 32, 32, 3)
+    store(config, tmp_path / "ours")
     inputs = {"pixel_values": np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)}
     outputs = ours(tmp_path / "ours", inputs)
     convert.send_out(tmp_path / "ours", "hf", tmp_path / "hf")
@@ -160,6 +171,7 @@ def test_our_own_vit_goes_out(change, tmp_path):
     model, told = getattr(transformers, name).from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not told["missing_keys"] and not told["unexpected_keys"], told
     compare(outputs, theirs(model.eval(), inputs))
+    assert change.get("out") or convert.check(f"hf:{tmp_path / 'hf'}", tmp_path / "ours") <= 1e-4
 
     timm = pytest.importorskip("timm", reason="timm is not installed")
     from safetensors.torch import load_file
@@ -175,6 +187,72 @@ def test_our_own_vit_goes_out(change, tmp_path):
             module.eps = settings["norm_eps"]
     with torch.no_grad():
         compare(outputs, model.eval().forward_features(torch.from_numpy(inputs["pixel_values"])).numpy())
+
+
+def test_our_own_resnet_goes_to_timm(tmp_path):
+    from ssljax import config as configs
+    from ssljax.models import resnet
+
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    config = configs.make(
+        method=dict(name="supervised", encoder=resnet.size(18)), augment={"views": dict(count=1, size=64)},
+        optim=dict(name="adamw", lr=1e-3), data=dict(source="scenes/photo", image_size=64),
+    )  # fmt: skip
+    store(config, tmp_path / "ours")
+    convert.send_out(tmp_path / "ours", "timm", tmp_path / "timm")
+    assert convert.check(f"timm:{tmp_path / 'timm'}", tmp_path / "ours") <= 1e-4
+    model = timm.create_model("resnet18", pretrained=False, num_classes=0, checkpoint_path=str(tmp_path / "timm" / "model.safetensors"))
+    assert isinstance(model, torch.nn.Module)
+    convert.send_out(tmp_path / "ours", "hf", tmp_path / "hf")
+    _, told = transformers.ResNetModel.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    assert convert.check(f"hf:{tmp_path / 'hf'}", tmp_path / "ours") <= 1e-4
+
+
+@pytest.mark.parametrize("method", ["clip", "siglip"])
+def test_our_own_towers_go_out(method, tmp_path):
+    from ssljax import config as configs
+
+    size = dict(width=32, depth=2, heads=2, mlp_dim=64)
+    image, text = dict(size, class_token=False, pool="map"), dict(size, pool="last", out=32, out_bias=True)
+    if method == "clip":
+        image = dict(size, class_position=True, patch_bias=False, first_norm=True, last_norm="pooled", out=16)
+        text = dict(size, causal=True, pool="eot", out=16)
+    config = configs.make(
+        method=dict(name=method, encoder=dict(image, name="vit", image_size=32, patch_size=8),
+                    text=dict(text, name="text", vocab_size=99, length=12)),
+        augment={"views": dict(count=1, size=32)}, optim=dict(name="adamw", lr=1e-3),
+        data=dict(source="scenes/photo", image_size=32, tokenizer="words:99", caption="caption"),
+    )  # fmt: skip
+    store(config, tmp_path / "ours")
+    convert.send_out(tmp_path / "ours", "hf", tmp_path / "hf")
+    name = json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"][0]
+    model, told = getattr(transformers, name).from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"], told
+    inputs = inputs_of(model, np.random.default_rng(0))
+    compare(ours(tmp_path / "ours", inputs), theirs(model.eval(), inputs))
+    loaded = encoder.restore(tmp_path / "ours")
+    tower, params = loaded.built.method.text, loaded.public_tree()["text"]
+    with jax.default_matmul_precision("highest"):
+        got = models.apply(tower, params, {}, inputs["input_ids"], train=False)[0]["embedding"]
+    with torch.no_grad():
+        want = model.get_text_features(torch.from_numpy(inputs["input_ids"]))
+    want = getattr(want, "pooler_output", want).numpy()
+    assert np.abs(np.asarray(got) - want).max() <= 1e-4 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_torch_files_are_read_as_weights_only(wrapped, tmp_path):
+    """A .pth as DINO's authors write it, with its teacher in a dictionary; and one that would run code is refused."""
+    model = randomised(transformers.ViTModel(transformers.ViTConfig(**VIT)))
+    model.save_pretrained(tmp_path / "public")
+    state = model.state_dict()
+    torch.save({"teacher": state, "epoch": 3} if wrapped else state, tmp_path / "weights.pth")
+    arrays = convert.read_arrays(tmp_path / "weights.pth")
+    assert arrays.keys() == state.keys() and all(np.array_equal(arrays[k], state[k].numpy()) for k in state)
+    torch.save({"teacher": state, "args": argparse.Namespace(lr=1)}, tmp_path / "code.pth")
+    with pytest.raises(UserError, match="holds more than weights"):
+        convert.read_arrays(tmp_path / "code.pth")
 
 
 def test_siglip2_takes_patches_where_ours_takes_pictures(tmp_path):

@@ -280,6 +280,7 @@ def test_inactive_progress_is_silent():
         ({"gradient_norm": 0.0}, "no gradient"),
         ({"feature_std": 1e-3}, "one direction"),
         ({"rankme": 1.1}, "few dimensions"),
+        ({"queue_drift": 0.9}, "stale queue"),
         (metrics.spread(np.outer(np.arange(8.0), [1, 1, 0, 0, 0]) + 3), "dead dimensions: feature_dead 60% of"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
@@ -289,12 +290,20 @@ def test_a_collapse_raises_its_alarm_once(numbers, says):
     assert not alarms(9, numbers)  # a start looks like that
     heard = [line for step in range(10, 20) for line in alarms(step, numbers)]
     assert len(heard) == 1 and heard[0].startswith(f"step 12: alarm, {says}")
-    alarms(20, dict.fromkeys(numbers, 4.0) | {"teacher_entropy": 3.0, "feature_dead": 0.0})
+    alarms(20, dict.fromkeys(numbers, 4.0) | {"teacher_entropy": 3.0, "feature_dead": 0.0, "queue_drift": 0.1})
     assert [len(alarms(step, numbers)) for step in range(21, 25)] == [0, 0, 1, 0]  # again, after it was well
 
 
 def test_runs_that_learn_raise_none():
     """The figures of launch/bench/results."""
-    seen = {"teacher_entropy": 4.605, "prototype_entropy": 5.4, "rankme": 13.9, "feature_std": 0.3, "gradient_norm": 0.2, "loss": 3.0}
+    seen = {
+        "teacher_entropy": 4.605,
+        "prototype_entropy": 5.4,
+        "rankme": 13.9,
+        "feature_std": 0.3,
+        "gradient_norm": 0.2,
+        "queue_drift": 0.2,
+        "loss": 3.0,
+    }
     alarms = metrics.Alarms(patience=1)
     assert not any(alarms(step, seen | metrics.spread(np.random.default_rng(0).normal(size=(64, 8)))) for step in range(9))

@@ -8,6 +8,7 @@ A config takes part by stating `LEARNING`, a tuple of arguments to run it with, 
 The seeds (1, 2, ...) chose no setting. Scores are of the test split, whose digits and parts of photographs are not trained on.
 """
 
+import functools
 import importlib.util
 import json
 import pathlib
@@ -43,6 +44,22 @@ def tasks():
             yield path, argument, getattr(module, "FAMILY", "")
 
 
+MOST = {"train": 4096, "test": 2048}  # pictures that judge
+
+
+@functools.cache
+def raw_pixels(scenes, label):
+    """What a probe of the pixels themselves reaches."""
+    from ssljax import evals
+    from ssljax.data import scenes_recipe
+    from ssljax.evals import features
+
+    splits = {split: scenes_recipe.make(scenes, split) for split in MOST}
+    pixels = {k: {"features": features.raw_pixels(rows["image"][: MOST[k]]), "label": rows[label][: MOST[k]]} for k, rows in splits.items()}
+    scores = evals.judge(["knn", "linear"], evals.Context(**pixels, classes=len(scenes_recipe.CLASSES[scenes][label])))[0]
+    return {f"raw_{k}": scores[k] for k in ("knn_top1", "linear_top1")}
+
+
 def run(path, argument, seed, steps=0):
     """Train one config from arrays and judge it. -> row (dict)."""
     import jax
@@ -59,7 +76,7 @@ def run(path, argument, seed, steps=0):
     scenes, label = config.data.source.removeprefix("scenes/"), config.data.label
     tokenizer = inputs.make_tokenizer(built)
     splits = {split: scenes_recipe.make(scenes, split) for split in ("train", "test")}
-    kinds, most = scenes_recipe.CLASSES[scenes], {"train": 4096, "test": 2048}
+    kinds = scenes_recipe.CLASSES[scenes]
 
     feed = pipeline.array_batches(splits["train"], batch=config.batch, seed=seed, tokenizer=tokenizer, label=label)
     first = next(feed)
@@ -71,9 +88,9 @@ def run(path, argument, seed, steps=0):
         parts = {}
         for split, rows in splits.items():
             values = {"image": rows["image"], "label": rows[label], **{k: rows[k] for k in kinds if k != label}}
-            values = {k: v[: most[split]] for k, v in values.items()}
+            values = {k: v[: MOST[split]] for k, v in values.items()}
             if tokenizer is not None:
-                values["text"] = tokenizer(list(rows["caption"][: most[split]]))
+                values["text"] = tokenizer(list(rows["caption"][: MOST[split]]))
             batches = pipeline.array_eval_batches(values, batch=256)
             out = features.extract(lambda b: p.embed(state.params, state.extra, b), batches, p.put)
             parts[split] = inputs.label_columns(out, kinds, label)
@@ -84,13 +101,11 @@ def run(path, argument, seed, steps=0):
 
     row = {"config": f"{path.name}:{argument}", "method": config.method.name, "data": config.data.source, "label": config.data.label}
     row |= {"seed": seed, "steps": config.steps, "batch": config.batch, "parameters": trees.size(state.params)}
-    pixels = {k: {"features": features.raw_pixels(rows["image"][: most[k]]), "label": rows[label][: most[k]]} for k, rows in splits.items()}
-    raw = evals.judge(["knn", "linear"], evals.Context(**pixels, classes=len(kinds[label])))[0]
-    row |= {f"raw_{k}": raw[k] for k in ("knn_top1", "linear_top1")}
+    row |= raw_pixels(scenes, label)
     random = judge(state, ["knn", "linear"])
     row |= {f"random_{k}": random[k] for k in ("knn_top1", "linear_top1")}
 
-    started, losses = time.monotonic(), []
+    started, cpu, losses = time.monotonic(), time.process_time(), []
     batch = first
     examples = len(splits["train"]["image"])
     for step in range(config.steps):
@@ -105,7 +120,7 @@ def run(path, argument, seed, steps=0):
                 print(f"\r{row['config']} seed {seed}: step {step}/{config.steps} loss {float(losses[-1]):.4f} ", end="", file=sys.stderr)
         batch = next(feed)
     jax.block_until_ready(state)
-    row["train_seconds"] = round(time.monotonic() - started, 1)
+    row |= {"train_seconds": round(time.monotonic() - started, 1), "cpu_minutes": round((time.process_time() - cpu) / 60, 2)}
     row["loss"] = float(np.mean([float(x) for x in losses[-20:]]))
     row |= {k: float(v) for k, v in metrics.items() if k in ("teacher_entropy", "prototype_entropy", "mean_fill_ratio")}
     evaluators = ["knn", "linear", "rankme"] + (["zeroshot", "retrieval"] if tokenizer is not None else [])
@@ -115,13 +130,13 @@ def run(path, argument, seed, steps=0):
 
 
 COLUMNS = ("config", "seed", "raw_knn_top1", "raw_linear_top1", "random_knn_top1", "random_linear_top1", "knn_top1", "linear_top1",
-           "rankme", "train_seconds", "commit")  # fmt: skip
+           "rankme", "feature_std", "steps", "cpu_minutes", "commit")  # fmt: skip
 
 
 def table(rows):
     """Markdown of the rows; beside the fixed columns, what only some methods report."""
     lines = ["| " + " | ".join((*COLUMNS, "also")) + " |", "|" + " --- |" * (len(COLUMNS) + 1)]
-    shown = {*COLUMNS, "method", "data", "label", "steps", "batch", "parameters", "loss", "commit", "linear_regulariser"}
+    shown = {*COLUMNS, "method", "data", "label", "batch", "parameters", "loss", "linear_regulariser", "train_seconds"}
     for row in rows:
         cells = [f"{row[c]:.3f}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in COLUMNS]
         also = ", ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in shown and isinstance(v, float))

@@ -66,9 +66,9 @@ def resnet(config, shapes):
     inner, per_group = shapes["layer1.0.conv2.weight"][:2]
     widths = tuple(shapes[f"layer{i}.0.{last}.weight"][0] for i in range(1, len(stages) + 1))
     fields = dict(
-        name="resnet", stages=stages, bottleneck=bottleneck, widths=widths, stem_width=stem_width, expansion=widths[0] // inner,
-        groups=inner // per_group if bottleneck else 1, stem="imagenet" if kernel == 7 else "cifar",
-        example=to.inputs((1, 64, 64, channels)),
+        name="resnet", stages=stages, bottleneck=bottleneck, widths=widths, stem_width=stem_width,
+        expansion=widths[0] // inner if bottleneck else 4, groups=inner // per_group if bottleneck else 1,
+        stem="imagenet" if kernel == 7 else "cifar", example=to.inputs((1, 64, 64, channels)),
     )  # fmt: skip
     rules = to.conv("conv1", "encoder/conv1") + to.batch_norm("bn1", "encoder/bn1")
     convs = [(f"conv{i}", f"bn{i}") for i in range(1, 4 if bottleneck else 3)]
@@ -232,6 +232,62 @@ def dino_head(shapes):
     return Layout({"head": fields}, tuple(rules))
 
 
+# ------------------------------------------------------------------------------------------------------------------------ out
+def to_hf_resnet(parts, tree):
+    """Our ResNet -> ResNetModel, or ResNetForImageClassification with a head."""
+    fields, ours = of_resnet(parts, tree), tree["encoder"]
+    at, name = ("resnet.", "ResNetForImageClassification") if fields["out"] else ("", "ResNetModel")
+    config = dict(
+        model_type="resnet", architectures=[name], num_channels=ours["conv1"]["kernel"].shape[2], embedding_size=fields["stem_width"],
+        hidden_sizes=list(fields["widths"]), depths=list(fields["stages"]), hidden_act="relu",
+        layer_type="bottleneck" if fields["bottleneck"] else "basic", downsample_in_first_stage=fields["first_stride"] == 2,
+        downsample_in_bottleneck=fields["stride_first"],
+        **(dict(id2label={str(i): str(i) for i in range(fields["out"])}) if fields["out"] else {}),
+    )  # fmt: skip
+    shapes = {
+        f"{at}encoder.stages.{s}.layers.{b}.shortcut.convolution.weight": ()
+        for s, b in blocks_of(fields) if "downsample_conv" in ours[f"layer{s + 1}_{b}"]
+    } | ({"resnet.": (), "classifier.1.weight": (fields["out"], fields["widths"][-1])} if fields["out"] else {})  # fmt: skip
+    return "hf:resnet", config, {"encoder": fields}, tree, hf_resnet(config, shapes).rules
+
+
+def to_timm_resnet(parts, tree):
+    """Our ResNet -> timm's, which torchvision's files look like."""
+    fields, ours = of_resnet(parts, tree), tree["encoder"]
+
+    def conv(kernel):
+        return (kernel.shape[3], kernel.shape[2], *kernel.shape[:2])
+
+    shapes = {"conv1.weight": conv(ours["conv1"]["kernel"])}
+    for s, b in blocks_of(fields):
+        for name, leaf in ours[f"layer{s + 1}_{b}"].items():
+            if "kernel" in leaf:
+                shapes[f"layer{s + 1}.{b}.{name.replace('downsample_conv', 'downsample.0')}.weight"] = conv(leaf["kernel"])
+    if fields["out"]:
+        shapes |= {"fc.weight": ours["out"]["kernel"].shape[::-1]} | ({"fc.bias": ()} if fields["out_bias"] else {})
+    layout = resnet({}, shapes)
+    named = {(2, 2, 2, 2): 18, (3, 4, 6, 3): 50 if fields["bottleneck"] else 34, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+    config = dict(architecture=f"resnet{named.get(tuple(fields['stages']), 50)}", num_classes=fields["out"])
+    if tuple(fields["stages"]) not in named:
+        config |= dict(model_args=dict(layers=list(fields["stages"])))
+    return "timm:resnet", config, {"encoder": fields}, tree, layout.rules
+
+
+def of_resnet(parts, tree):
+    """The fields of our ResNet with the channels of every stage, which a config may leave to one `width`, off the arrays."""
+    fields = parts["encoder"]
+    if fields["name"] != "resnet":
+        raise to.Inexpressible(f"the encoder is a {fields['name']}")
+    last, ours = "conv3" if fields["bottleneck"] else "conv2", tree["encoder"]
+    widths = tuple(int(ours[f"layer{stage + 1}_0"][last]["kernel"].shape[-1]) for stage in range(len(fields["stages"])))
+    return fields | dict(width=64, widths=widths, stem_width=int(ours["conv1"]["kernel"].shape[-1]), stages=tuple(fields["stages"]))
+
+
+def blocks_of(fields):
+    return [(stage, block) for stage, count in enumerate(fields["stages"]) for block in range(count)]
+
+
+EXPORTS = {"hf": (to_hf_resnet,), "timm": (to_timm_resnet,)}
 NAMES = {
     "hf:resnet": hf_resnet, "timm:resnet": resnet, "torch:resnet": resnet, "hf:convnext": hf_convnext, "hf:convnextv2": hf_convnext,
     "timm:convnext": timm_convnext, "torch:convnext": convnext, "torch:projection_head": projection_head,

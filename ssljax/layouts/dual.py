@@ -4,8 +4,8 @@ import re
 
 from ssljax import layouts as to
 from ssljax.layouts import Layout, blocks
-from ssljax.layouts.hf import image, side, stack, vit_rules
-from ssljax.layouts.torch import depth_of
+from ssljax.layouts.hf import image, side, stack, to_stack, vit_rules
+from ssljax.layouts.torch import depth_of, with_table
 
 
 def token_table(theirs, ours, shape):
@@ -324,6 +324,53 @@ def coca(config, shapes):
     )
 
 
+# ---------------------------------------------------------------------------------------------------------------------- out
+def towers(parts, tree, model_type, layout):
+    """Our two towers -> what an exporter gives: configuration and names of transformers' `model_type`, rules of the layout of its files."""
+    if not {"encoder", "text"} <= set(parts):
+        raise to.Inexpressible("it has a tower of images and one of texts")
+    encoder, tree = with_table(parts["encoder"], tree, class_position=parts["encoder"]["class_token"])
+    text = parts["text"]
+    if text["name"] != "text" or encoder["position"] != "learned":
+        raise to.Inexpressible("its towers are a ViT with learned or fixed positions and a text transformer")
+    grid, width, patch = encoder["image_size"] // encoder["patch_size"], encoder["width"], encoder["patch_size"]
+    at, words = "vision_model.", "text_model.embeddings."
+    shapes = {
+        f"{at}embeddings.patch_embedding.weight": (width, encoder["channels"], patch, patch),
+        f"{at}embeddings.position_embedding.weight": (grid**2 + encoder["class_token"], width),
+        f"{words}token_embedding.weight": (text["vocab_size"], text["width"]),
+        f"{words}position_embedding.weight": (text["length"], text["width"]),
+        **({f"{at}embeddings.class_embedding": (width,)} if encoder["class_token"] else {}),
+        **({f"{at}head.probe": (1, 1, width)} if encoder["pool"] == "map" else {}),
+        **({"visual_projection.weight": (encoder["out"], width)} if encoder["out"] else {}),
+        **{f"text_{name}.weight": (text["out"], text["width"]) for name in ("projection", "model.head") if text["out"]},
+        **{name: (1,) if model_type == "siglip" else () for name in ("logit_scale", "logit_bias") if name in tree},
+    }
+    vision = dict(to_stack(encoder), image_size=encoder["image_size"], patch_size=patch, num_channels=encoder["channels"])
+    reads = dict(to_stack(text), vocab_size=text["vocab_size"], max_position_embeddings=text["length"])
+    if model_type == "clip":
+        vision, reads = (tower | dict(projection_dim=text["out"]) for tower in (vision, reads))
+        reads |= dict(eos_token_id=2 if text["eos"] < 0 else text["eos"])
+    else:
+        reads |= dict(projection_size=text["out"])
+    name = {"clip": "CLIPModel", "siglip": "SiglipModel"}[model_type]
+    config = dict(model_type=model_type, architectures=[name], vision_config=vision, text_config=reads, projection_dim=text["out"])
+    return f"hf:{model_type}", config, parts | {"encoder": encoder}, tree, layout(config, shapes).rules
+
+
+def to_clip(parts, tree):
+    """A ViT and a causal text transformer -> CLIPModel."""
+    if "logit_bias" in tree:
+        raise to.Inexpressible("it has no logit bias")
+    return towers(parts, tree, "clip", hf_clip)
+
+
+def to_siglip(parts, tree):
+    """A ViT without a class token and a text transformer that sees both ways -> SiglipModel."""
+    return towers(parts, tree, "siglip", hf_siglip)
+
+
+EXPORTS = {"hf": (to_clip, to_siglip)}
 NAMES = {
     "hf:clip": hf_clip, "hf:siglip": hf_siglip, "hf:siglip2": hf_siglip, "hf:clip_vision_model": hf_clip, "hf:clip_text_model": hf_clip,
     "hf:siglip_vision_model": hf_siglip,

@@ -63,7 +63,7 @@ class MoCHi(Method):
         own = similarity / self.temperature + jnp.log(jnp.maximum(s["mixing"], 1e-30))  # of no weight during the warm-up
         loss = losses.info_nce(q, k, queue=queue, own=own, temperature=self.temperature)
         metrics = {"positive_similarity": losses.rowwise(q, k).mean(), "made_similarity": similarity.mean()}
-        return loss, (networks.enqueue(extra, k), metrics)
+        return loss, (networks.enqueue(extra, k), {**metrics, **networks.staleness(extra, k)})
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])

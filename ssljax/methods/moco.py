@@ -48,7 +48,7 @@ class MoCo(Method):
         q, k, queue = encodings["q"], encodings["k"], extra["queue"]
         loss = losses.info_nce(q, k, queue=queue, temperature=self.temperature)
         metrics = {"positive_similarity": (q * k).sum(-1).mean(), "negative_similarity": (q.mean(0) * queue.mean(0)).sum()}
-        return loss, (networks.enqueue(extra, k), metrics)
+        return loss, (networks.enqueue(extra, k), {**metrics, **networks.staleness(extra, k)})
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])

@@ -40,7 +40,7 @@ class NNCLR(Method):
         loss0 = losses.info_nce(near0, p[:, 1], temperature=self.temperature)
         loss1 = losses.info_nce(near1, p[:, 0], temperature=self.temperature)
         metrics = {"positive_similarity": (near0 * p[:, 1]).sum(-1).mean(), "neighbour_similarity": (near0 * z[:, 0]).sum(-1).mean()}
-        return (loss0 + loss1) / 2, (networks.enqueue(extra, z[:, 0]), metrics)
+        return (loss0 + loss1) / 2, (networks.enqueue(extra, z[:, 0]), {**metrics, **networks.staleness(extra, z[:, 0])})
 
     def embed(self, params, extra, batch):
         return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -47,7 +47,8 @@ class ReSSL(Method):
         sharp = dict(teacher_temperature=self.teacher_temperature)
         loss = losses.ressl(q, k, queue, student_temperature=self.student_temperature, **sharp)
         entropy = losses.ressl(k, k, queue, student_temperature=self.teacher_temperature, **sharp)  # H(p, p)
-        return loss, (networks.enqueue(extra, k), {"teacher_entropy": entropy, "positive_similarity": losses.rowwise(q, k).mean()})
+        metrics = {"teacher_entropy": entropy, "positive_similarity": losses.rowwise(q, k).mean()}
+        return loss, (networks.enqueue(extra, k), {**metrics, **networks.staleness(extra, k)})
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])

@@ -51,16 +51,17 @@ class SwAV(Method):
         return {"z": losses.normalise(z)}, {**extra, "stats": stats}  # (B, V + L, D)
 
     def objective(self, params, extra, encodings, batch, s):
-        z, views, queue = encodings["z"], batch["views"].shape[1], {}
+        z, views, queue, stale = encodings["z"], batch["views"].shape[1], {}, {}
         scores = jnp.moveaxis(losses.cosines(z, params["prototypes"]), 1, 0)  # (V + L, B, K)
         if self.queue:
             earlier = losses.cosines(extra["queue"], params["prototypes"])  # (M, V, K)
             queue = dict(queue=jnp.moveaxis(earlier, 1, 0), queue_used=s["queue_used"])
+            stale = networks.staleness(extra, z[:, :views])
             extra = networks.enqueue(extra, jax.lax.stop_gradient(z[:, :views]))
         assign = dict(epsilon=self.epsilon, iterations=self.sinkhorn)
         loss = losses.swav(scores, views=views, temperature=self.temperature, **assign, **queue)
         usage = losses.entropy_of_mean(scores / self.temperature)
-        return loss, (extra, {"prototype_entropy": usage, "feature_std": losses.feature_std(z)})
+        return loss, (extra, {"prototype_entropy": usage, "feature_std": losses.feature_std(z), **stale})
 
     def embed(self, params, extra, batch):
         return networks.features(self.encoder, params, extra["stats"], batch["image"])
