@@ -40,6 +40,7 @@ class Data:
 class Optim:
     name: str = arg("adamw", "adamw, sgd, lars, lamb, lion or muon")
     clip_norm: float = arg(0.0, "largest global gradient norm; 0: no clipping")
+    ema: float = arg(0.0, "momentum of an average of weights and batch statistics, which evaluations then take; 0: none")
     layer_decay: float = arg(0.0, "learning rate factor from each block to the one below; 0: none")
     layer_decay_norm: str = arg("head", "whose factor the norm behind the blocks takes: head (MAE) or block, the last one's (timm)")
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from ssljax import augment, layouts, models
+from ssljax import augment, layouts, method, models
 from ssljax.errors import UserError
 
 
@@ -42,9 +42,9 @@ def restore(workdir, step=None):
         _, extra = jax.eval_shape(lambda: built.method.init(jax.random.PRNGKey(0), zeros()))
     except UserError:  # an encoder of videos or spectrograms: there to be converted, not to be called on pictures
         extra = {}
-    stored["extra"] = _filled(extra, stored.get("extra", {}))
-    info = checkpoints.info(step)
-    return Encoder(built, stored["params"], stored["extra"], info or {}, step)
+    params, kept = method.averaged(stored["params"], stored.get("extra", {}))
+    kept = _filled(extra, {name: value for name, value in kept.items() if name != "average"})
+    return Encoder(built, params, kept, checkpoints.info(step) or {}, step)
 
 
 def _filled(like, stored):

@@ -123,10 +123,20 @@ class State:
     rng: Any
 
 
-def init_state(method, tx, rng, batch):
-    """A fresh State. batch: an augmented batch, of which only the shapes matter. Run it under jit, sharded."""
+def init_state(method, tx, rng, batch, *, ema=0.0):
+    """A fresh State. batch: an augmented batch, of which only the shapes matter. ema: as in `make_train_step`. Run it under jit, sharded."""
     params, extra = method.init(rng, batch)
+    if ema:
+        extra = {**extra, "average": trees.copy({"params": params, "stats": extra.get("stats", {})})}
     return State(params, extra, tx.init(params), jnp.zeros((), jnp.int32), jax.random.fold_in(rng, 1))
+
+
+def averaged(params, extra):
+    """-> params, extra as `embed` should have them: in a run with optim.ema the averages of weights and batch statistics."""
+    if "average" not in extra:
+        return params, extra
+    average = extra["average"]
+    return average["params"], {**extra, **({"stats": average.get("stats", {})} if "stats" in extra else {})}
 
 
 # -------------------------------------------------------------------------------------------------------------- the step
@@ -161,11 +171,13 @@ def whole_batch_loss(method, microbatch):
     return loss if microbatch else method.loss
 
 
-def make_train_step(method, tx, schedules, augment, *, accumulate=1, microbatch=0):
+def make_train_step(method, tx, schedules, augment, *, accumulate=1, microbatch=0, ema=0.0):
     """-> train_step(state, batch) -> (state, metrics), to be jitted with the state donated.
 
     accumulate: the batch is taken in that many parts, one after the other, and their gradients averaged. A loss over pairs sees
     the pairs of its part only. microbatch: see `whole_batch_loss`, where it sees all.
+    ema: momentum of extra["average"], of weights and batch statistics; 0: there is none. At step t it is at most (1 + t) / (10 + t),
+    so that the weights of the start do not weigh longer than the run is old.
 
     Where the loss or the gradient's norm is not finite nothing but `step` moves, and the metric "nonfinite" is 1: no such number ever
     reaches what a checkpoint holds. `train_step.norms(state, batch)` tells which layer it came from: see `norms`.
@@ -201,6 +213,9 @@ def make_train_step(method, tx, schedules, augment, *, accumulate=1, microbatch=
         updates, opt = tx.update(grads, state.opt, state.params, s=s, step=state.step)
         params = optax.apply_updates(state.params, updates)
         extra = method.after_step(params, extra, s)
+        if ema:
+            momentum, now = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step)), {"params": params, "stats": extra.get("stats", {})}
+            extra = {**extra, "average": trees.ema(state.extra["average"], now, momentum)}
         # A select, not optax.apply_if_finite: extra (statistics, teacher, queue) must be kept as well, and no count lets one through.
         new, old = (params, extra, opt), (state.params, state.extra, state.opt)
         params, extra, opt = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)

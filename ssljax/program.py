@@ -83,10 +83,11 @@ def make(config, built, mesh, raw, examples):
     groups = (*built.rules, *built.method.groups)
     for key in ("clip_norm", "layer_decay"):
         options[key] = options.get(key) or None
+    ema = options.pop("ema")
     tx = optim.make(options.pop("name"), groups=groups, params=params, **options)
 
     def init():
-        return method.init_state(built.method, tx, rng, jax.tree.map(jnp.asarray, blank))
+        return method.init_state(built.method, tx, rng, jax.tree.map(jnp.asarray, blank), ema=ema)
 
     shapes = jax.eval_shape(init)
     layout = sharding.state_shardings(shapes, mesh, config.sharding)
@@ -96,14 +97,15 @@ def make(config, built, mesh, raw, examples):
         raise UserError(
             f"config.microbatch={config.microbatch} does not divide over data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} devices"
         )
-    parts = dict(accumulate=config.accumulate, microbatch=config.microbatch)
+    parts = dict(accumulate=config.accumulate, microbatch=config.microbatch, ema=ema)
     train_step = method.make_train_step(built.method, tx, plans, augmentation, **parts)
 
     def embed(params, extra, batch):
         batch = {k: v for k, v in batch.items() if k in ("image", "text")}
         if "image" in batch:
             batch["image"] = augment.normalise(batch["image"].astype(jnp.float32) / 255.0, *statistics)
-        return {k: v.astype(jnp.float32) for k, v in built.method.embed(params, extra, batch).items()}
+        outputs = built.method.embed(*method.averaged(params, extra), batch)
+        return {k: v.astype(jnp.float32) for k, v in outputs.items()}
 
     fresh, frozen = _under(mesh, jax.jit(init, out_shardings=layout)), built.method.weights()
 

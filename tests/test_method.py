@@ -102,3 +102,39 @@ def test_memory_of_activations_falls_with_the_microbatch():
         compiled = run.step.lower(run.shapes, run.put(raw_batch(config))).compile()
         temporary[microbatch] = compiled.memory_analysis().temp_size_in_bytes
     assert temporary[8] < 0.5 * temporary[0], temporary
+
+
+@pytest.mark.parametrize("name", ["simclr", "dino"])
+def test_averaged_weights_are_what_evaluations_take(name, tmp_path):
+    """optim.ema, against the average taken here in float64; the checkpoint's encoder is the average's; training is not touched."""
+    from ssljax import checkpoint, encoder
+
+    raw, ends = None, {}
+    for ema in (0.0, 0.9):
+        config = small_config(METHODS[name])
+        config.optim.ema = ema
+        run, raw = step_of(config, {"data": 1}), raw_batch(config)
+        state, seen = run.init(), []
+        for _ in range(4):
+            state, _ = run.step(state, run.put(raw))
+            seen.append(jax.tree.map(np.asarray, {"params": state.params, "stats": state.extra["stats"]}))
+        ends[ema] = state
+        if not ema:
+            start = jax.tree.map(np.asarray, {"params": run.init().params, "stats": run.init().extra["stats"]})
+            continue
+        want = jax.tree.map(lambda x: x.astype(np.float64), start)
+        for step, now in enumerate(seen):
+            share = min(ema, (1 + step) / (10 + step))
+            want = jax.tree.map(lambda a, b, share=share: share * a + (1 - share) * b, want, now)
+        for (where, got), (_, expected) in zip(trees.names(state.extra["average"]), trees.names(want), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6, err_msg=where)
+        batch = {"image": raw["image"]}
+        features = np.asarray(run.embed(state.params, state.extra, run.put(batch))["features"])
+        saver = checkpoint.Checkpoints(tmp_path / "checkpoints")
+        saver.save(4, state, configs.to_dict(config), {})
+        saver.close()
+        loaded = encoder.restore(tmp_path)
+        assert "average" not in loaded.extra
+        np.testing.assert_allclose(np.asarray(loaded(raw["image"])), features, rtol=1e-4, atol=1e-5)
+    for got, want in zip(jax.tree.leaves(ends[0.9].params), jax.tree.leaves(ends[0.0].params), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
