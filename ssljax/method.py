@@ -124,7 +124,7 @@ class State:
 
 
 def init_state(method, tx, rng, batch, *, ema=0.0):
-    """A fresh State. batch: an augmented batch, of which only the shapes matter. ema: as in `make_train_step`. Run it under jit, sharded."""
+    """A fresh State. batch: an augmented batch, of which only the shapes matter. ema: see `make_train_step`. Run it under jit, sharded."""
     params, extra = method.init(rng, batch)
     if ema:
         extra = {**extra, "average": trees.copy({"params": params, "stats": extra.get("stats", {})})}

@@ -69,7 +69,7 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
 
     import jax  # nothing above has touched a device
 
-    from ssljax import checkpoint, encoder, faults, initialise, metrics, program, sharding, trees
+    from ssljax import checkpoint, encoder, faults, initialise, metrics, models, program, sharding, trees
 
     mesh = sharding.make_mesh(config.mesh.to_dict(), batch=config.batch)
     lead = jax.process_index() == 0
@@ -123,12 +123,15 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
     writer = metrics.Writer(workdir, wandb={"project": built.log.wandb} if built.log.wandb else None, active=lead)
     writer.resume(first)
     shapes = {k: jax.ShapeDtypeStruct((config.batch, *v.shape[1:]), v.dtype) for k, v in raw.items()}
-    flops = metrics.count_flops(run.train_step, run.shapes, shapes)
+    with models.passes() as passes:
+        flops = metrics.count_flops(run.train_step, run.shapes, shapes)
     peak = metrics.peak_flops(mesh.devices.flat[0].device_kind, getattr(built.method.encoder, "dtype", "float32"))
     throughput = metrics.Throughput(config.batch, flops, mesh.size, peak)
     bar = metrics.Progress(config.steps, first, config.method.name, active=lead)
     alarms = metrics.Alarms(after=config.steps // 10)
-    say(f"{flops / config.batch / 1e6:.1f} MFLOPs an image; {time.monotonic() - started:.1f} s to start")
+    each = ", ".join(f"{n} of {h} x {w}" for n, h, w, _ in passes)
+    say(f"{flops / config.batch / 1e6:.1f} MFLOPs an image; forward passes a step: {len(passes)} ({each})")
+    say(f"{time.monotonic() - started:.1f} s to start")
 
     def evaluate(step):
         parts = {"train": built.evals.train_examples, "test": built.evals.test_examples}

@@ -1,5 +1,7 @@
 """Flax Linen modules behind two functions: parameters are plain nested dicts, batch statistics are passed and returned."""
 
+import contextlib
+import contextvars
 import importlib
 import math
 
@@ -44,8 +46,24 @@ def init(module, rng, *inputs, **kwargs):
     return variables["params"], variables.get("batch_stats", {})
 
 
+_PASSES = contextvars.ContextVar("passes", default=None)
+
+
+@contextlib.contextmanager
+def passes():
+    """-> a list to which every pass of pictures through a network that is traced meanwhile adds its input's shape (N, H, W, C)."""
+    seen = []
+    token = _PASSES.set(seen)
+    try:
+        yield seen
+    finally:
+        _PASSES.reset(token)
+
+
 def apply(module, params, stats, *inputs, train, rng=None, **kwargs):
     """-> (outputs, new batch statistics). `rng` feeds stochastic depth and is needed only where a module has it."""
+    if _PASSES.get() is not None and inputs and jnp.ndim(inputs[0]) == 4 and inputs[0].shape[-1] <= 3:
+        _PASSES.get().append(inputs[0].shape)
     variables = {"params": params, **({"batch_stats": stats} if stats else {})}
     rngs = {} if rng is None else {"drop_path": rng}
     if train and stats:

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax import method, models, networks
+from ssljax import config as configs
+from ssljax import method, models, networks, program, sharding, trees
 from ssljax.methods import dinov2, swav
+from tests.conftest import METHODS, raw_batch, small_config
 
 pytestmark = pytest.mark.quick
 
@@ -54,3 +56,40 @@ def test_swavs_queue_is_used_once_it_is_full_and_due():
     used = lambda **settings: swav.SwAV(queue=64, **settings).schedules(run)["queue_used"](jnp.arange(20))  # noqa: E731
     assert int(used().argmax()) == 8 and int(used(queue_start_epochs=3.0).argmax()) == 15
     assert swav.SwAV().schedules(run) == {}
+
+
+@pytest.mark.parametrize("name, expected", [("simclr", [(32, 0)]), ("moco", [(16, 0), (16, 0)]), ("dino", [(32, 0), (32, 0), (64, 1)])])
+def test_views_of_one_size_make_one_pass(name, expected):
+    """(pictures, which size) of every pass of a step of 16 examples: DINO's teacher and student over 2 large views, 4 small in a third."""
+    config = small_config(METHODS[name])
+    built = configs.build(config)
+    raw = raw_batch(config)
+    run = program.make(config, built, sharding.make_mesh({"data": 1}, batch=config.batch, devices=jax.devices()[:1]), raw, examples=64)
+    with models.passes() as passes:
+        jax.eval_shape(run.train_step, run.shapes, raw)
+    sides = sorted({shape[1] for shape in passes}, reverse=True)
+    assert sorted((shape[0], sides.index(shape[1])) for shape in passes) == expected
+    with models.passes() as outside:
+        pass
+    assert outside == []
+
+
+@pytest.mark.parametrize("name", ["simclr", "moco", "mocov3", "byol", "barlow_twins", "swav"])
+def test_batch_statistics_tell_nothing_about_which_views_belong_together(name):
+    """What MoCo v1 shuffles for. On eight devices, every encoding is the same whatever the order of the examples, and so whatever
+    device each lies on and with whom: its statistics are the whole batch's."""
+    config = small_config(METHODS[name])
+    built = configs.build(config)
+    raw = raw_batch(config)
+    mesh = sharding.make_mesh({"data": 8}, batch=config.batch)
+    run = program.make(config, built, mesh, raw, examples=64)
+    with jax.set_mesh(mesh):
+        params, extra = run.init().params, run.init().extra
+        batch = jax.jit(run.augment)(run.put(raw))
+        s = {key: plan(jnp.int32(0)) for key, plan in run.schedules.items()}
+        encode = jax.jit(lambda batch: built.method.encode(params, extra, batch, jax.random.PRNGKey(0), s)[0])
+        order = np.random.default_rng(0).permutation(config.batch)
+        shuffled = run.put({key: np.asarray(value)[order] for key, value in batch.items()})
+        plain, other = encode(batch), encode(shuffled)
+    for (where, want), got in zip(trees.names(plain), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(np.asarray(got), np.asarray(want)[order], rtol=1e-4, atol=1e-5, err_msg=where)
