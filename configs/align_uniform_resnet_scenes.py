@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=250)
     method = dict(name="align_uniform", encoder=embedded.RESNET, projector=dict(name="mlp", out=64, layers=1))
     return embedded.make(a, method=method)

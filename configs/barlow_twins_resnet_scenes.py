@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=600)
     projector = dict(name="mlp", hidden=256, out=256, layers=3)
     method = dict(name="barlow_twins", off_diagonal=0.01, scale=0.1, encoder=embedded.RESNET, projector=projector)
     return embedded.make(a, method=method)

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=800)
     head = dict(name="mlp", hidden=256, out=64)
     method = dict(name="byol", ema=0.98, encoder=embedded.RESNET, projector=head, predictor=head)
     return embedded.make(a, method=method)

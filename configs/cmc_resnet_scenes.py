@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=250)
     projector = dict(name="mlp", out=64, layers=1)
     method = dict(name="cmc", encoder=embedded.RESNET, projector=projector, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     return embedded.make(a, method=method, views=dict(count=1, hue=0.1, grey=0.0))

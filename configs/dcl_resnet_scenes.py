@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=450)
     method = dict(name="dcl", encoder=embedded.RESNET, projector=embedded.MLP, temperature=0.2)
     return embedded.make(a, method=method)

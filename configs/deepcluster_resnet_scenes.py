@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=400)
     method = dict(name="deepcluster", examples=8192, clusters=200, components=32, encoder=embedded.RESNET)
     return embedded.make(a, method=method)

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=600)
+    a = embedded.parse(arg, steps=450)
     method = dict(name="deepcluster_v2", examples=8192, clusters=100, clusterings=2, encoder=embedded.RESNET, projector=embedded.MLP)
     return embedded.make(
         a,

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=250)
     method = dict(name="directclr", encoder=embedded.RESNET, dim=16, temperature=0.2)
     return embedded.make(a, method=method)

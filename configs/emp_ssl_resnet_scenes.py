@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=400)
+    a = embedded.parse(arg, steps=200)
     method = dict(name="emp_ssl", encoder=embedded.RESNET, projector=dict(name="mlp", hidden=256, out=64))
     return embedded.make(a, method=method, views=dict(count=8, size=16, scale=(0.1, 0.5)))

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=250)
     projector = dict(name="mlp", hidden=256, out=128, layers=3)
     return embedded.make(a, method=dict(name="frossl", encoder=embedded.RESNET, projector=projector))

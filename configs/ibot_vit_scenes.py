@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=400)
+    a = embedded.parse(arg, steps=350)
     return embedded.make(
         a,
         method=dict(

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=250)
     method = dict(name="imix", encoder=embedded.RESNET, projector=embedded.MLP)
     return embedded.make(a, method=method)

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900, noise=0)  # 8,192 rows need no sampling; noise=16 is the NCE of the large runs
+    a = embedded.parse(arg, steps=400, noise=0)  # 8,192 rows need no sampling; noise=16 is the NCE of the large runs
     method = dict(name="instdisc", encoder=embedded.RESNET, projector=dict(name="mlp", out=64, layers=1), examples=8192, noise=a.noise)
     return embedded.make(a, method=method, views=dict(count=1))

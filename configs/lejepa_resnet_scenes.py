@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=600)
+    a = embedded.parse(arg, steps=250)
     method = dict(name="lejepa", directions=256, encoder=embedded.RESNET, projector=dict(name="mlp", hidden=256, out=32, layers=3))
     return embedded.make(a, method=method, crops=dict(count=4, size=16, scale=(0.1, 0.4), **embedded.COLOUR))

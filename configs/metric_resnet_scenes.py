@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=500, loss="multi_similarity")
+    a = embedded.parse(arg, steps=250, loss="multi_similarity")
     method = dict(name="metric", encoder=embedded.RESNET, loss_name=a.loss, projector=dict(name="mlp", out=64, layers=1))
     return embedded.make(a, method=method)

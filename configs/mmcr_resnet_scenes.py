@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=600)
+    a = embedded.parse(arg, steps=250)
     projector = dict(name="mlp", hidden=128, out=64, layers=3)
     return embedded.make(a, method=dict(name="mmcr", encoder=embedded.RESNET, projector=projector), views=dict(count=4))

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=250)
     projector = dict(name="mlp", hidden=128, out=64, norm="none")
     hard = dict(hardest=64, mixtures=64, towards=16, warmup_epochs=2.0)
     method = dict(name="mochi", encoder=embedded.RESNET, projector=projector, queue=1024, ema=0.99, **hard)

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=450)
     method = dict(name="moco", encoder=embedded.RESNET, projector=dict(name="mlp", hidden=128, out=64, norm="none"), queue=1024, ema=0.99)
     return embedded.make(a, method=method)

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=700)
+    a = embedded.parse(arg, steps=600)
     method = dict(name="mocov3", encoder=embedded.RESNET, projector=embedded.MLP, predictor=embedded.MLP)
     return embedded.make(a, method=method)

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=500)
     return embedded.make(
         a,
         method=dict(

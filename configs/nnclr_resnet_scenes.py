@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=600)
     method = dict(name="nnclr", encoder=embedded.RESNET, projector=embedded.MLP, predictor=embedded.MLP, queue=1024)
     return embedded.make(a, method=method)

@@ -13,6 +13,6 @@ HEAD = dict(name="mlp", out=64, layers=1)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=250)
     method = dict(name="pirl", encoder=embedded.RESNET, examples=8192, projector=HEAD, piece=HEAD, puzzle=HEAD)
     return embedded.make(a, method=method, views=dict(count=1), more={"puzzle": dict(size=36, scale=(0.6, 1.0))})

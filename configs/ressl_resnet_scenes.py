@@ -13,6 +13,6 @@ WEAK = dict(jitter=0.0, grey=0.0)  # crop and flip alone
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=250)
     method = dict(name="ressl", encoder=embedded.RESNET, projector=embedded.MLP, queue=1024, ema=0.99)
     return embedded.make(a, method=method, views=dict(count=1), more={"weak": WEAK})

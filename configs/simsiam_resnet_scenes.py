@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=450)
     projector = dict(name="mlp", hidden=128, out=128, layers=3, last_norm=True, last_affine="none")
     method = dict(name="simsiam", encoder=embedded.RESNET, projector=projector, predictor=dict(name="mlp", hidden=32, out=128))
     return embedded.make(a, method=method)

@@ -13,7 +13,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=600)
+    a = embedded.parse(arg, steps=250)
     head = dict(name="dino_head", hidden=128, bottleneck=64, out=256, layers=3)
     terms = dict(
         simclr=dict(weight=1.0, temperature=0.2, projector=embedded.MLP),

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=700)
+    a = embedded.parse(arg, steps=450)
     method = dict(name="supcon", encoder=embedded.RESNET, projector=embedded.MLP)
     return embedded.make(a, method=method)

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=250)
     method = dict(name="tico", weight=8.0, encoder=embedded.RESNET, projector=dict(name="mlp", hidden=256, out=64))
     return embedded.make(a, method=method)

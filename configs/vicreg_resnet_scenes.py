@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=600)
     projector = dict(name="mlp", hidden=256, out=256, layers=3)
     method = dict(name="vicreg", encoder=embedded.RESNET, projector=projector)
     return embedded.make(a, method=method)

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=600)
+    a = embedded.parse(arg, steps=250)
     method = dict(
         name="vicregl",
         matches=(8, 4),

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=900)
+    a = embedded.parse(arg, steps=400)
     # Slices of a toy are shorter than their features are wide: without some shrinkage their covariance would have no inverse.
     method = dict(name="w_mse", size=64, shrinkage=0.05, encoder=embedded.RESNET, projector=dict(name="mlp", hidden=128, out=32))
     return embedded.make(a, method=method)
