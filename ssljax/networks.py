@@ -149,6 +149,24 @@ def remember(bank, ids, rows, momentum):
     return bank.at[ids].set(losses.normalise(momentum * bank[ids] + (1 - momentum) * jax.lax.stop_gradient(rows)))
 
 
+def masked_words(rng, ids, ratio, vocabulary):
+    """BERT's masks (Devlin et al. 2018, section 3.1): ids int (B, T), 0 padding -> what is read int (B, T), what is predicted bool (B, T).
+
+    Of `ratio` of the tokens, one of every text at least, 80 % are read as the last id, 10 % as any, 10 % as they are."""
+    r = jax.random.split(rng, 3)
+    draw = jnp.where(ids != 0, jax.random.uniform(r[0], ids.shape), 2.0)
+    mask = ((draw < ratio) | (draw == draw.min(axis=1, keepdims=True))) & (ids != 0)
+    how, other = jax.random.uniform(r[1], ids.shape), jax.random.randint(r[2], ids.shape, 1, vocabulary - 1)
+    return jnp.where(mask & (how < 0.8), vocabulary - 1, jnp.where(mask & (how >= 0.9), other, ids)), mask
+
+
+def text_features(module, params, ids):
+    """The mean of a text tower's tokens that are no padding, in evaluation mode: ids int (B, T) -> {"features": (B, D)}."""
+    real = ids != 0
+    outputs, _ = models.apply(module, params["text"], {}, ids, train=False, valid=real)
+    return {"features": (outputs["tokens"] * real[..., None]).sum(1) / jnp.maximum(real.sum(1, keepdims=True), 1)}
+
+
 def features(module, params, stats, images):
     """The pooled features of whole images (B, H, W, 3), in evaluation mode. -> {"features": (B, D)}."""
     outputs, _ = models.apply(module, params["encoder"], stats["encoder"], images, train=False)
@@ -186,6 +204,60 @@ def checkpoint(workdir, field, gives):
             f"config.method.{field}={workdir!r} is a checkpoint of {name}, which has no {gives}: expected a {field}, e.g. of dvae"
         )
     return other.built.method, {"params": other.params, "extra": other.extra}
+
+
+def tokenizer_weights(workdir):
+    """For `Method.weights`: the tokenizer of a first stage, or nothing where there is none."""
+    return {"tokenizer": checkpoint(workdir, "tokenizer", "tokens")[1]} if workdir else {}
+
+
+def codes(workdir):
+    """How many words the tokenizer of a first stage has; 512 mean colours, 8 levels of each channel, where there is none."""
+    return checkpoint(workdir, "tokenizer", "tokens")[0].codes if workdir else 512
+
+
+def words(workdir, extra, images, patch_size):
+    """The word of every patch, by the frozen tokenizer of a first stage, or the mean colour. Images (B, H, W, 3) -> int32 (B, N),
+    row by row. Raises UserError for a tokenizer that says another number of words."""
+    count = (images.shape[1] // patch_size) * (images.shape[2] // patch_size)
+    if not workdir:
+        colours = losses.patchify(images, patch_size).reshape(len(images), count, -1, 3).mean(2)
+        return jnp.clip((colours + 2) * 2, 0, 7).astype(jnp.int32) @ jnp.array([64, 8, 1])
+    method, _ = checkpoint(workdir, "tokenizer", "tokens")
+    frozen = extra["frozen"]["tokenizer"]
+    said = method.tokens(frozen["params"], frozen["extra"], images)
+    if said.shape[1] != count:
+        raise UserError(f"config.method.tokenizer={workdir!r} says {said.shape[1]} words of an image, the encoder has {count} patches")
+    return said
+
+
+def said_right(logits, words, mask, codes):
+    """Metrics of the words (B, N) of masked patches (mask (B, N)) by logits (B, N, K): how many are right, how many the commonest word of
+    the batch would get right, the share of the codebook that the batch uses."""
+    counts = jnp.zeros(codes).at[words.reshape(-1)].add(1.0)
+    accuracy = losses.masked_mean((logits.argmax(-1) == words).astype(jnp.float32), mask)
+    return {"accuracy": accuracy, "commonest_word": counts.max() / words.size, "codebook_use": (counts > 0).mean()}
+
+
+def tower_weights(workdir):
+    """For `Method.weights`: the run whose features are targets, or nothing where there is none."""
+    return {"tower": checkpoint(workdir, "tower", "embed")[1]} if workdir else {}
+
+
+def tower_patches(workdir, extra, images, patch_size):
+    """The features of every patch by the frozen encoder of another run, or the pixels themselves. Normalised images (B, H, W, 3) ->
+    float32 (B, N, D), constant. A tower with another grid of patches is resized to this one, bilinearly."""
+    rows, columns = images.shape[1] // patch_size, images.shape[2] // patch_size
+    if not workdir:
+        return losses.patchify(images, patch_size)
+    method, _ = checkpoint(workdir, "tower", "embed")
+    frozen = extra["frozen"]["tower"]
+    stats = frozen["extra"].get("stats", {}).get("encoder", {})
+    x = models.apply(method.encoder, frozen["params"]["encoder"], stats, images, train=False)[0]["patches"].astype(jnp.float32)
+    side = round(x.shape[1] ** 0.5)
+    if (side, side) != (rows, columns):
+        x = jax.image.resize(x.reshape(len(x), side, side, -1), (len(x), rows, columns, x.shape[-1]), "bilinear")
+    return jax.lax.stop_gradient(x.reshape(len(x), rows * columns, -1))
 
 
 def blank(weights):

@@ -128,7 +128,8 @@ def test_the_contract_of_every_other_method(name, tmp_path):
     start = program.init()
     for student, teacher in teachers(start):
         assert trees.sha256(student) == trees.sha256(teacher)
-    features = program.embed(start.params, start.extra, program.put({"image": raw_batch(config)["image"]}))["features"]
+    inputs = {name: value for name, value in raw_batch(config).items() if name in ("image", "text")}
+    features = program.embed(start.params, start.extra, program.put(inputs))["features"]
     assert features.shape[0] == config.batch and np.isfinite(np.asarray(features)).all() and np.asarray(features).std() > 0
 
     one = jax.tree.map(lambda x, shape: jax.device_put(np.asarray(x), shape.sharding), start, single.shapes)

@@ -2,13 +2,17 @@
 
     python launch/bench/learning.py                                  # all, two seeds; a row as each run ends, resumes where it stopped
     python launch/bench/learning.py --methods simclr,mae --seeds 1
-    python launch/bench/learning.py --family contrastive --json
+    python launch/bench/learning.py --family invariance --json
 
-A config takes part by stating `LEARNING`, a tuple of arguments to run it with, and `FAMILY`. Runs from ready arrays, without TensorFlow.
+A config takes part by stating `LEARNING`, a tuple of arguments to run it with, and `FAMILY`; where its method needs another run's
+checkpoint, `FIRST` names the config of that run, which is trained ahead at the same seed. test_*: the method's own numbers on pictures
+that it was not trained on; copy_ratio: masked pixels' error over that of copying the nearest visible patch. Runs from ready arrays,
+without TensorFlow.
 The seeds (1, 2, ...) chose no setting. Scores are of the test split, whose digits and parts of photographs are not trained on.
 """
 
 import functools
+import hashlib
 import importlib.util
 import json
 import pathlib
@@ -34,12 +38,18 @@ flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", fl
 flags.DEFINE_integer("steps", 0, "other than the config's number of steps; for a quick look", flag_values=FLAGS)
 
 
+def module_of(path):
+    """A config file as a module: its LEARNING, FAMILY and FIRST."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def tasks():
     """(config file, argument, family) of every run."""
     for path in sorted((ROOT / "configs").glob("*.py")):
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = module_of(path)
         for argument in getattr(module, "LEARNING", ()):
             yield path, argument, getattr(module, "FAMILY", "")
 
@@ -60,31 +70,123 @@ def raw_pixels(scenes, label):
     return {f"raw_{k}": scores[k] for k in ("knn_top1", "linear_top1")}
 
 
-def run(path, argument, seed, steps=0):
-    """Train one config from arrays and judge it. -> row (dict)."""
-    import jax
-    import numpy as np
+def first_stage(spec, seed, steps=0):
+    """Workdir of a run of "CONFIG.py:ARGUMENT" at this seed, trained here unless it was before."""
+    from ssljax import checkpoint
 
-    from ssljax import evals, inputs, program, sharding, trees
+    name, _, argument = spec.partition(":")
+    config = prepared(ROOT / "configs" / name, argument, seed, steps)
+    digest = hashlib.sha256(json.dumps(configs.to_dict(config), sort_keys=True, default=str).encode()).hexdigest()[:12]
+    workdir = ROOT / ".cache" / "learning" / f"{name.removesuffix('.py')}-{digest}"
+    if not (workdir / "done").exists():
+        state = fit(config)[2]
+        saver = checkpoint.Checkpoints(workdir / "checkpoints")
+        saver.save(config.steps, state, configs.to_dict(config), {})
+        saver.close()
+        (workdir / "done").touch()
+    return str(workdir)
+
+
+def prepared(path, argument, seed, steps=0):
+    """The ConfigDict of a run, its first stages (FIRST = {field of the method: "CONFIG.py:ARGUMENT"}) trained and named in it."""
+    config = configs.load(path, argument)
+    config.seed = seed
+    for field, spec in getattr(module_of(path), "FIRST", {}).items():
+        config.method[field] = first_stage(spec, seed, steps)
+    return configs.with_steps(config, steps) if steps else config
+
+
+def fit(config, watch=lambda *_: None):
+    """Train a config from arrays. watch: called with (program, state, embedded split) before the first step. -> built, program, state,
+    metrics of every step, tokenizer, splits."""
+    import jax
+
+    from ssljax import inputs, program, sharding
     from ssljax.data import pipeline, scenes_recipe
     from ssljax.evals import features
 
-    config = configs.load(path, argument)
-    config.seed = seed
-    config = configs.with_steps(config, steps) if steps else config
     built = configs.build(config)
-    scenes, label = config.data.source.removeprefix("scenes/"), config.data.label
     tokenizer = inputs.make_tokenizer(built)
-    splits = {split: scenes_recipe.make(scenes, split) for split in ("train", "test")}
-    kinds = scenes_recipe.CLASSES[scenes]
-
-    feed = pipeline.array_batches(splits["train"], batch=config.batch, seed=seed, tokenizer=tokenizer, label=label)
-    first = next(feed)
+    splits = {split: scenes_recipe.make(config.data.source.removeprefix("scenes/"), split) for split in MOST}
+    feed = pipeline.array_batches(splits["train"], batch=config.batch, seed=config.seed, tokenizer=tokenizer, label=config.data.label)
+    batch, examples = next(feed), len(splits["train"]["image"])
     mesh = sharding.make_mesh(config.mesh.to_dict(), batch=config.batch)
-    p = program.make(config, built, mesh, first, len(splits["train"]["image"]))
-    state = p.init()
+    p = program.make(config, built, mesh, batch, examples)
+    state, rows = p.init(), []
+    watch(built, p, state, tokenizer, splits)
+    started, cpu = time.monotonic(), time.process_time()
+    for step in range(config.steps):
+        if built.method.refresh and step * config.batch // examples != (step - 1) * config.batch // examples:
+            batches = pipeline.array_eval_batches({"image": splits["train"]["image"]}, batch=256)
+            state = built.method.refresh(state, features.extract(lambda b: p.embed(state.params, state.extra, b), batches, p.put))  # noqa: B023
+        state, metrics = p.step(state, p.put(batch))
+        rows.append(metrics)
+        if step % 20 == 0:
+            jax.block_until_ready(metrics["loss"])
+            if sys.stderr.isatty():
+                print(f"\r{config.method.name}: step {step}/{config.steps} loss {float(metrics['loss']):.4f} ", end="", file=sys.stderr)
+        batch = next(feed)
+    jax.block_until_ready(state)
+    spent = {"train_seconds": round(time.monotonic() - started, 1), "cpu_minutes": round((time.process_time() - cpu) / 60, 2)}
+    return built, p, state, rows, tokenizer, splits, spent
 
-    def judge(state, evaluators):
+
+def held_out(config, p, state, tokenizer, splits, batches=8):
+    """The method's own numbers on pictures of the test split, means over batches: of steps whose outcome is thrown away."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ssljax.data import pipeline
+
+    feed = pipeline.array_batches(splits["test"], batch=config.batch, seed=config.seed, tokenizer=tokenizer, label=config.data.label)
+    rows = [p.step(jax.tree.map(jnp.copy, state), p.put(next(feed)))[1] for _ in range(batches)]
+    own = [name for name in rows[0] if name not in {"nonfinite", "gradient_norm", *p.schedules}]
+    return {f"test_{name}": float(np.mean([float(row[name]) for row in rows])) for name in own if np.ndim(rows[0][name]) == 0}
+
+
+def against_copying(built, p, state, splits):
+    """{"copy_ratio"}: error of the masked pixels over that of copying the nearest visible patch, where a method fills pixels in."""
+    import jax
+    import numpy as np
+
+    from ssljax import losses
+
+    raw = {k: v[:256] for k, v in splits["test"].items() if k in ("image",)}
+    rows = np.arange(len(raw["image"]), dtype=np.int32)
+    batch = p.augment(p.put(raw | {"id": rows, "epoch": 0 * rows, "label": 0 * rows, "valid": rows >= 0}))
+    try:
+        pictures = built.method.pictures(state.params, state.extra, batch, jax.random.PRNGKey(0)).get("reconstructions", {})
+    except KeyError:
+        return {}
+    if "masked" not in pictures or not hasattr(built.method.encoder, "patch_size"):
+        return {}
+    size = built.method.encoder.patch_size
+    original, masked, rebuilt = (np.asarray(losses.patchify(pictures[k], size)) for k in ("original", "masked", "reconstruction"))
+    mask = (masked == 0).all(-1) & (original != 0).any(-1)  # (B, N)
+    side = round(original.shape[1] ** 0.5)
+    place = np.stack(np.divmod(np.arange(side**2), side), -1)
+    distance = np.square(place[:, None] - place[None]).sum(-1) + 1e9 * mask[:, None, :]  # (B, N, N), to what is visible
+    copied = np.take_along_axis(original, distance.argmin(-1)[..., None], axis=1)
+    error = lambda x: np.square(x - original)[mask].mean()  # noqa: E731
+    return {"copy_ratio": float(error(rebuilt) / error(copied))}
+
+
+def run(path, argument, seed, steps=0):
+    """Train one config from arrays and judge it. -> row (dict)."""
+    import numpy as np
+
+    from ssljax import evals, inputs, trees
+    from ssljax.data import pipeline, scenes_recipe
+    from ssljax.evals import features
+
+    config = prepared(path, argument, seed, steps)
+    scenes, label = config.data.source.removeprefix("scenes/"), config.data.label
+    kinds = scenes_recipe.CLASSES[scenes]
+    row = {"config": f"{path.name}:{argument}", "method": config.method.name, "data": config.data.source, "label": config.data.label}
+    row |= {"seed": seed, "steps": config.steps, "batch": config.batch}
+
+    def judge(evaluators, p, state, tokenizer, splits):
         parts = {}
         for split, rows in splits.items():
             values = {"image": rows["image"], "label": rows[label], **{k: rows[k] for k in kinds if k != label}}
@@ -99,32 +201,17 @@ def run(path, argument, seed, steps=0):
             class_names=kinds, prompts=scenes_recipe.PROMPTS.get(scenes, {}),
         ))[0]  # fmt: skip
 
-    row = {"config": f"{path.name}:{argument}", "method": config.method.name, "data": config.data.source, "label": config.data.label}
-    row |= {"seed": seed, "steps": config.steps, "batch": config.batch, "parameters": trees.size(state.params)}
-    row |= raw_pixels(scenes, label)
-    random = judge(state, ["knn", "linear"])
-    row |= {f"random_{k}": random[k] for k in ("knn_top1", "linear_top1")}
+    def before(built, p, state, tokenizer, splits):
+        random = judge(["knn", "linear"], p, state, tokenizer, splits)
+        row.update(raw_pixels(scenes, label), parameters=trees.size(state.params))
+        row.update({f"random_{k}": random[k] for k in ("knn_top1", "linear_top1")})
 
-    started, cpu, losses = time.monotonic(), time.process_time(), []
-    batch = first
-    examples = len(splits["train"]["image"])
-    for step in range(config.steps):
-        if built.method.refresh and step * config.batch // examples != (step - 1) * config.batch // examples:
-            batches = pipeline.array_eval_batches({"image": splits["train"]["image"]}, batch=256)
-            state = built.method.refresh(state, features.extract(lambda b: p.embed(state.params, state.extra, b), batches, p.put))  # noqa: B023
-        state, metrics = p.step(state, p.put(batch))
-        losses.append(metrics["loss"])
-        if step % 20 == 0:
-            jax.block_until_ready(metrics["loss"])
-            if sys.stderr.isatty():
-                print(f"\r{row['config']} seed {seed}: step {step}/{config.steps} loss {float(losses[-1]):.4f} ", end="", file=sys.stderr)
-        batch = next(feed)
-    jax.block_until_ready(state)
-    row |= {"train_seconds": round(time.monotonic() - started, 1), "cpu_minutes": round((time.process_time() - cpu) / 60, 2)}
-    row["loss"] = float(np.mean([float(x) for x in losses[-20:]]))
-    row |= {k: float(v) for k, v in metrics.items() if k in ("teacher_entropy", "prototype_entropy", "mean_fill_ratio")}
-    evaluators = ["knn", "linear", "rankme"] + (["zeroshot", "retrieval"] if tokenizer is not None else [])
-    row |= {k: v for k, v in judge(state, evaluators).items()}
+    built, p, state, rows, tokenizer, splits, spent = fit(config, before)
+    row |= spent | {"loss": float(np.mean([float(x["loss"]) for x in rows[-20:]]))}
+    row |= {k: float(v) for k, v in rows[-1].items() if k in ("teacher_entropy", "prototype_entropy", "mean_fill_ratio")}
+    two = tokenizer is not None and hasattr(built.method, "text") and built.method.encoder is not built.method.text
+    row |= judge(["knn", "linear", "rankme"] + (["zeroshot", "retrieval"] if two else []), p, state, tokenizer, splits)
+    row |= held_out(config, p, state, tokenizer, splits) | against_copying(built, p, state, splits)
     row["commit"] = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return row
 

@@ -24,6 +24,7 @@ MODULES = {
     "caption_decoder": ("ssljax.models.captioner", "CaptionDecoder"),
     "fusion": ("ssljax.models.captioner", "Fusion"),
     "predictor": ("ssljax.models.decoders", "Predictor"),
+    "latent_regressor": ("ssljax.models.decoders", "LatentRegressor"),
     "mlp": ("ssljax.models.heads", "MLP"),
     "dino_head": ("ssljax.models.heads", "DINOHead"),
 }

@@ -9,7 +9,7 @@ from ssljax.errors import UserError
 from ssljax.fields import arg
 from ssljax.models import positions
 from ssljax.models.layers import BatchNorm
-from ssljax.models.transformer import Stack, kernel_init
+from ssljax.models.transformer import Context, Stack, kernel_init
 
 
 class MAEDecoder(Stack):
@@ -95,6 +95,24 @@ class Predictor(Stack):
         x = self.transformer()(jnp.concatenate([x, asked], axis=1), train=train)
         x = x[:, -target_ids.shape[1] :]
         return nn.Dense(self.out, dtype=self.dtype, kernel_init=kernel_init, name="project")(x)
+
+
+class LatentRegressor(Stack):
+    """CAE's latent contextual regressor (Chen et al. 2022, section 2.1): mask tokens ask the visible tokens for the masked ones.
+
+    visible (B, n, D), keep int (B, n), hidden int (B, m), places of both on the grid -> (B, m, D). Each block is attention of the asking
+    to each other and to the visible, which stay as they are.
+    """
+
+    grid: tuple = arg((14, 14), "rows and columns of patches")
+
+    @nn.compact
+    def __call__(self, visible, keep, hidden, *, train):
+        table = jnp.asarray(positions.sincos_2d(*self.grid, self.width, layout="mae"))
+        token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
+        asked = (token + table[hidden]).astype(self.dtype)
+        memory = visible + table[keep].astype(visible.dtype)
+        return self.transformer(cross=True)(asked, train=train, context=Context(memory=memory))
 
 
 class LinearHead(nn.Module):

@@ -1,0 +1,24 @@
+"""BEiT v2 on ImageNet-1k, ViT-B/16, 1600 epochs (Peng et al. 2022, appendix D).
+
+python -m ssljax.train --config configs/beit_v2_vitb16_imagenet.py --config.method.tokenizer=gs://BUCKET/vqkd --workdir gs://BUCKET/beit_v2
+
+Paper: 85.5 % fine-tuned, ViT-B at 224.
+"""
+
+from ssljax import config as c
+from ssljax import imagenet
+from ssljax.models import vit
+
+
+def get_config(arg=""):
+    a = c.parse(arg, batch=2048, epochs=1600)
+    encoder = vit.size("B/16", mask_token=True, pool="gap", position="relative_shared", layer_scale=0.1, drop_path=0.1, dtype="bfloat16")
+    return imagenet.make(
+        a,
+        method=dict(name="beit", encoder=encoder, mask_ratio=0.4, aggregate=9, aggregate_depth=2),
+        augment={"views": dict(count=1, size=224, scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0)},
+        optim=dict(
+            name="adamw", b1=0.9, b2=0.98, clip_norm=3.0, weight_decay=0.05,
+            lr=dict(kind="cosine", peak=1.5e-3, warmup_steps=imagenet.steps(a, 10), final=1e-5),
+        ),
+    )  # fmt: skip

@@ -1,0 +1,17 @@
+"""BERT on the captions of scenes/photo: minutes on two CPU cores.
+
+python -m ssljax.train --config configs/bert_text_scenes.py --workdir runs/bert
+
+Expect accuracy of the masked words >= 3 x chance.
+"""
+
+from ssljax import embedded
+
+FAMILY = "masked"
+LEARNING = ("data=photo",)
+
+
+def get_config(arg=""):
+    a = embedded.parse(arg, steps=400, batch=256)
+    text = dict(embedded.TEXT, norm="post", first_norm=True, last_norm="none", pool="first")
+    return embedded.make_pairs(a, method=dict(name="bert", text=text), evals=dict(every=0))
