@@ -150,6 +150,7 @@ def run_report(name, folder, restored, rows, notes, trained):
         report["metrics"] = str(metrics)
     for section, groups in pictures.items():
         report[section] = {title: show(images) for title, images in groups.items()}
+    report |= _of_patches(built, run, state, trained["test"]["image"])
     if "image_embedding" in trained["test"]:
         embed = inputs.text_embedder(run, state, restored["tokenizer"])
         kind = label if label in names else next(iter(names))
@@ -157,6 +158,33 @@ def run_report(name, folder, restored, rows, notes, trained):
         scale = float(np.exp(state.params["logit_scale"])) if "logit_scale" in state.params else 100.0
         report["zero_shot"] = _zero_shot(trained["test"], classifier, names[kind], trained["test"][f"label:{kind}"], scale)
     return report
+
+
+def _of_patches(built, run, state, images):
+    """Arguments of `report.patch_features` where the encoder gives a map of at least 4 x 4, and of `report.codebook` of a tokenizer.
+    images: uint8 (N, H, W, 3), test pictures."""
+    import jax
+
+    from ssljax import augment, method, models
+
+    params, extra = method.averaged(state.params, state.extra)
+    images = images[np.linspace(0, len(images) - 1, min(len(images), 256)).astype(int)]
+    prepare = lambda x: augment.normalise(np.asarray(x, np.float32) / 255.0, *run.statistics)  # noqa: E731
+    out = {}
+    if "encoder" in params and getattr(built.method, "encoder", None) is not getattr(built.method, "text", 0):
+        stats = extra.get("stats", {}).get("encoder", {})
+        encode = jax.jit(lambda p, s, x: models.apply(built.method.encoder, p, s, x, train=False)[0])
+        shown = images[:: max(len(images) // 8, 1)][:8]
+        try:
+            patches = encode(params["encoder"], stats, prepare(shown)).get("patches")
+        except (TypeError, UserError):  # an encoder of something else than pictures
+            patches = None
+        if patches is not None and patches.shape[1] >= 16 and round(patches.shape[1] ** 0.5) ** 2 == patches.shape[1]:
+            out["patch_features"] = dict(images=shown, features=np.asarray(patches, np.float32))
+    if hasattr(built.method, "tokens"):
+        words = np.asarray(jax.jit(built.method.tokens)(params, extra, prepare(images)))
+        out["codebook"] = dict(counts=np.bincount(words.reshape(-1), minlength=built.method.codes))
+    return out
 
 
 def _neighbours(trained, names, queries=8, k=6):

@@ -36,6 +36,8 @@ def write(path: str | os.PathLike, runs: list[dict], table: list[dict], *, title
         "neighbours"      keyword arguments of `nearest_neighbours`
         "zero_shot"       keyword arguments of `zero_shot_examples`
         "reconstructions" keyword arguments of `reconstructions`
+        "patch_features"  keyword arguments of `patch_features`
+        "codebook"        keyword arguments of `codebook`
         "diagnostics"     {name: number}: rankme, feature_std, ...
         "notes"           [str]: evaluators that did not apply, and why
         "config"          str, or anything json can print
@@ -63,6 +65,8 @@ def _run(index: int, run: dict) -> str:
         parts.append(_section("Augmented views", "".join(augmented_views(v, group=k) for k, v in groups.items())))
     for key, heading, figure in (
         ("reconstructions", "Reconstructions", reconstructions),
+        ("patch_features", "Patch features", patch_features),
+        ("codebook", "Codebook", codebook),
         ("neighbours", "Nearest neighbours", nearest_neighbours),
         ("zero_shot", "Zero-shot examples", zero_shot_examples),
     ):
@@ -311,12 +315,49 @@ def zero_shot_examples(images, captions: Sequence[Sequence[str]], scores, truth:
     return f"<div class=zeroshots>{''.join(out)}</div>"
 
 
-def reconstructions(original, masked, reconstruction) -> str:
-    """Three pictures an example, side by side: original | masked | reconstruction, each uint8 (N, S, S, 3)."""
+def reconstructions(original, reconstruction, masked=None) -> str:
+    """Two or three pictures an example, side by side: original | masked | reconstruction, each uint8 (N, S, S, 3)."""
+    masks = {} if masked is None else {"masked": masked}
+    return _side_by_side({"original": original, **masks, "rebuilt": reconstruction})
+
+
+def patch_features(images, features) -> str:
+    """What an encoder tells patches apart by: their features' first three principal components, over all pictures shown, as red, green
+    and blue. images uint8 (N, S, S, 3), features float (N, patches, D), the patches row by row."""
+    features = np.asarray(features, np.float64)[:MAX_ROWS]
+    flat = features.reshape(-1, features.shape[-1])
+    flat = flat - flat.mean(0)
+    components = np.linalg.svd(flat, full_matrices=False)[2][:3]
+    components = components * np.sign(components[np.arange(len(components)), np.abs(components).argmax(1)])[:, None]  # SVD leaves it open
+    colours = np.zeros((len(flat), 3))
+    colours[:, : len(components)] = flat @ components.T
+    low, high = np.percentile(colours, (2, 98), axis=0)
+    colours = np.clip((colours - low) / np.maximum(high - low, 1e-12), 0, 1)
+    side = round(features.shape[1] ** 0.5)
+    colours = (255 * colours).astype(np.uint8).reshape(len(features), side, side, 3)
+    scale = max(np.shape(images)[1] // side, 1)
+    caption = "<p class=hint>Features of each patch, their first three principal components as red, green and blue.</p>"
+    return caption + _side_by_side({"picture": images, "features": colours.repeat(scale, 1).repeat(scale, 2)})
+
+
+def codebook(counts) -> str:
+    """How evenly a tokenizer's words are used: counts (K,), how many patches each was said of."""
+    counts = np.sort(np.asarray(counts, np.float64))[::-1]
+    share = counts / max(counts.sum(), 1)
+    entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
+    used = int((counts > 0).sum())
+    caption = f"{used} of {len(counts)} words are used ({used / len(counts):.0%}); as even as {np.exp(entropy):.0f} words used alike."
+    chart = line_chart(
+        {"share of patches": (np.arange(1, len(share) + 1), share)}, title="share of patches, by word", x_label="word, by rank"
+    )
+    return f"<p class=hint>{caption}</p><div class=charts>{chart}</div>"
+
+
+def _side_by_side(pictures: dict[str, np.ndarray]) -> str:
+    """{title: uint8 (N, S, S, 3)} -> a group an example, one picture of each."""
     rows = []
-    for i in range(min(len(original), MAX_ROWS)):
-        triple = {"original": original[i], "masked": masked[i], "rebuilt": reconstruction[i]}
-        cells = "".join(_cell(image(pixels, f"example {i + 1}, {name}"), name) for name, pixels in triple.items())
+    for i in range(min(MAX_ROWS, *map(len, pictures.values()))):
+        cells = "".join(_cell(image(images[i], f"example {i + 1}, {name}"), name) for name, images in pictures.items())
         rows.append(f"<div class=group>{cells}</div>")
     return f"<div class=groups>{''.join(rows)}</div>"
 

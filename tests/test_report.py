@@ -181,3 +181,29 @@ def test_curves_of_several_runs_over_one_another():
 def test_numbers(value, text):
     assert report.number(value) == text
     assert report.number(np.float64(value)) == text or isinstance(value, int)
+
+
+def test_patches_of_two_kinds_have_two_colours():
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 2, (3, 16))
+    features = np.where(kinds[..., None], 3.0, -3.0) * np.eye(8)[0] + 0.01 * rng.normal(size=(3, 16, 8))
+    html = report.patch_features(pictures(3, size=16), features)
+    checker = Checker()
+    checker.feed(html)
+    decode = lambda src: np.asarray(Image.open(io.BytesIO(base64.b64decode(src.partition(",")[2]))))  # noqa: E731
+    shown = [decode(image["src"]) for image in checker.images if "features" in image["alt"]]
+    assert len(shown) == 3 and shown[0].shape == (16, 16, 3)
+    red = np.stack([picture[::4, ::4, 0].reshape(-1) for picture in shown]).astype(int)
+    ones, zeros = red[kinds == 1], red[kinds == 0]
+    assert min(ones.min(), 255 - zeros.max()) > 200 or min(zeros.min(), 255 - ones.max()) > 200
+
+
+def test_use_of_a_codebook_is_counted():
+    html = report.codebook([4, 0, 4, 0, 0, 4, 4, 0])
+    assert "4 of 8 words are used (50%)" in html and "as even as 4 words" in html
+
+
+def test_a_reconstruction_may_have_nothing_masked():
+    checker = Checker()
+    checker.feed(report.reconstructions(original=pictures(2), reconstruction=pictures(2)))
+    assert len(checker.images) == 4

@@ -233,6 +233,9 @@ def table(rows):
 
 def main(argv):
     cli.parse(argv, FLAGS, __doc__)
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     out = pathlib.Path(FLAGS.out)
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(row["config"], row["seed"]) for row in rows}
@@ -247,6 +250,7 @@ def main(argv):
             wanted.append((f"{path.name}:{argument}", seed))
             if wanted[-1] not in done:
                 row = run(path, argument, seed, FLAGS.steps)
+                jax.clear_caches()  # a process may hold so many compiled programs only
                 rows.append(row)
                 out.parent.mkdir(parents=True, exist_ok=True)
                 with out.open("a") as file:

@@ -1,0 +1,129 @@
+"""What it saves that MAE's encoder sees the visible patches only: FLOPs and time of a train step against mask tokens in the encoder.
+
+    python launch/bench/masked.py            # minutes on two CPU cores
+    python launch/bench/masked.py --json
+
+The alternative is the same method whose encoder is given every patch, the masked as well. FLOPs of a step are counted in its jaxpr, for
+ViT-L/16 with the paper's decoder and for a ViT small enough to run here; this one's steps are timed one after the other, alternating, and
+the ratio is the median over rounds.
+"""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from ssljax import cli  # noqa: E402
+from ssljax import config as configs  # noqa: E402
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_integer("rounds", 7, "rounds; each runs one step of both", flag_values=FLAGS)
+flags.DEFINE_string("out", str(ROOT / "launch/bench/results/masked.jsonl"), "rows are appended here", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
+
+SIZES = {
+    "ViT-L/16 of 224": (dict(width=1024, depth=24, heads=16, mlp_dim=4096), dict(width=512, depth=8, heads=16, mlp_dim=2048), 8, 224),
+    "ViT of 384, depth 8, of 112": (
+        dict(width=384, depth=8, heads=6, mlp_dim=1536),
+        dict(width=128, depth=2, heads=4, mlp_dim=512),
+        16,
+        112,
+    ),
+}
+
+
+def steps(encoder, decoder, batch, side):
+    """-> {"visible": Program, "mask tokens": Program}, a raw batch."""
+    import jax
+    import numpy as np
+
+    from ssljax import program, sharding
+    from ssljax.methods.mae import MAE
+
+    class EveryPatch(MAE):
+        """The encoder is given all patches, in the order of the shuffle; the loss is still of the masked."""
+
+        def _masking(self, rng, images):
+            _, mask, restore = super()._masking(rng, images)
+            return jax.numpy.argsort(restore, axis=1), mask, restore
+
+    config = configs.make(
+        steps=10, batch=batch, optim=dict(name="adamw", lr=1e-4), augment={"views": dict(count=1, size=side)},
+        method=dict(
+            name="mae", encoder=dict(encoder, name="vit", position="sincos_mae", image_size=side), decoder=dict(decoder, name="mae_decoder")
+        ),
+        data=dict(source="scenes/photo", image_size=side),
+    )  # fmt: skip
+    built = configs.build(config)
+    rows = np.arange(batch, dtype=np.int32)
+    image = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype(np.uint8)
+    raw = {"views": image[:, None], "image": image, "id": rows, "epoch": 0 * rows, "label": 0 * rows, "valid": rows >= 0}
+    mesh = sharding.make_mesh({"data": 1}, batch=batch, devices=jax.devices()[:1])
+    methods = {
+        "visible": built.method,
+        "mask tokens": EveryPatch(**{f.name: getattr(built.method, f.name) for f in dataclasses.fields(MAE)}),
+    }
+    made = {name: program.make(config, dataclasses.replace(built, method=m), mesh, raw, examples=1000) for name, m in methods.items()}
+    return made, raw
+
+
+def flops_ratio(made, raw):
+    import jax
+
+    from ssljax import metrics
+
+    shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in raw.items()}
+    counts = {name: metrics.count_flops(p.train_step, p.shapes, shapes) for name, p in made.items()}
+    return counts["visible"] / counts["mask tokens"]
+
+
+def time_ratio(made, raw, rounds):
+    import jax
+
+    states = {name: p.init() for name, p in made.items()}
+    seconds = {name: [] for name in made}
+    for _ in range(rounds + 1):  # the first compiles
+        for name, p in made.items():
+            batch = p.put(raw)
+            started = time.perf_counter()
+            states[name], _ = p.step(states[name], batch)
+            jax.block_until_ready(states[name].params)
+            seconds[name].append(time.perf_counter() - started)
+    return statistics.median(a / b for a, b in list(zip(seconds["visible"], seconds["mask tokens"], strict=True))[1:])
+
+
+def main(argv):
+    cli.parse(argv, FLAGS, __doc__)
+    import jax
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    common = {"device": jax.devices()[0].device_kind, "commit": commit}
+    rows = []
+    for number, (name, size) in enumerate(SIZES.items()):
+        made, raw = steps(*size)
+        row = {"model": name, "flops": round(flops_ratio(made, raw), 3)}
+        if number:
+            row["time"] = round(time_ratio(made, raw, FLAGS.rounds), 3)
+        rows.append(row | common)
+    print("| model | FLOPs, visible / mask tokens | time | bar |\n| --- | --- | --- | --- |")
+    for row in rows:
+        bar = f"time within 15 % of FLOPs: {row['time'] / row['flops'] - 1:+.0%}" if "time" in row else "at most 0.45"
+        print(f"| {row['model']} | {row['flops']} | {row.get('time', '')} | {bar} |")
+    out = pathlib.Path(FLAGS.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    if FLAGS.json:
+        print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    cli.command(main)
