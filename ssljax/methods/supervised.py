@@ -1,4 +1,4 @@
-"""Supervised classification: the cross-entropy of an encoder's linear layer; also what a converted encoder is evaluated through."""
+"""Supervised classification: the cross-entropy of a linear layer on an encoder; also what a converted encoder is evaluated through."""
 
 import dataclasses
 
@@ -13,21 +13,31 @@ from ssljax.method import Method
 
 @dataclasses.dataclass(frozen=True)
 class Supervised(Method):
-    """loss = cross_entropy(encoder(view)["embedding"], label); encoder.out is the number of classes. Features are the pooled vector."""
+    """loss = cross_entropy(encoder(view)["embedding"], label); encoder.out is the number of classes. Features are the pooled vector.
 
-    encoder: nn.Module = module("the encoder; its field out is the number of classes", name="vit")
+    SimCLR v2 (Chen et al. 2020, arXiv 2006.10029, section 2) fine-tunes from a middle layer of its projector: with `hidden` that layer,
+    named and shaped as in the projector, stands between the encoder and the `classes` (config.init.drop="projector/fc2")."""
+
+    encoder: nn.Module = module("the encoder; its field out is the number of classes, unless there is a hidden layer", name="vit")
     label_smoothing: float = arg(0.0, "share of a label that is spread over all classes")
+    hidden: int = arg(0, "width of a projector's first layer that is kept between encoder and classes; 0: none")
+    classes: int = arg(0, "number of classes, with a hidden layer")
+
+    @property
+    def parts(self):
+        head = {"projector": models.module_class("mlp")(hidden=self.hidden, out=self.classes)} if self.hidden else {}
+        return {"encoder": self.encoder, **head}
 
     def init(self, rng, batch):
-        params, stats = networks.init({"encoder": self.encoder}, rng, batch["views"])
+        params, stats = networks.init(self.parts, rng, batch["views"])
         return params, {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
-        out, stats = networks.forward({"encoder": self.encoder}, params, extra["stats"], batch["views"][:, :1], rng=rng)
-        h = out["encoder"]
-        if "embedding" not in h or "label" not in batch:
+        out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"][:, :1], rng=rng)
+        logits = out["projector"] if self.hidden else out["encoder"].get("embedding")
+        if logits is None or "label" not in batch:
             raise UserError("method supervised: config.method.encoder.out should be the number of classes, and the data have labels")
-        return {"logits": h["embedding"][:, 0].astype(jnp.float32)}, {**extra, "stats": stats}
+        return {"logits": logits[:, 0].astype(jnp.float32)}, {**extra, "stats": stats}
 
     def objective(self, params, extra, encodings, batch, s):
         logits, labels = encodings["logits"], batch["label"]
@@ -35,5 +45,7 @@ class Supervised(Method):
         return loss, (extra, {"accuracy": (logits.argmax(-1) == labels).mean()})
 
     def embed(self, params, extra, batch):
-        h, _ = models.apply(self.encoder, params["encoder"], extra["stats"]["encoder"], batch["image"], train=False)
-        return {"features": h["pooled"]} | ({"logits": h["embedding"]} if "embedding" in h else {})
+        out, _ = networks.forward(self.parts, params, extra["stats"], batch["image"][:, None], train=False)
+        h = {name: value[:, 0] for name, value in out["encoder"].items() if name in ("pooled", "embedding")}
+        logits = out["projector"][:, 0] if self.hidden else h.get("embedding")
+        return {"features": h["pooled"]} | ({} if logits is None else {"logits": logits})
