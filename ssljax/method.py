@@ -5,11 +5,12 @@ import importlib
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssljax import optim, trees
+from ssljax import networks, optim, trees
 from ssljax.errors import UserError
 
 
@@ -40,9 +41,16 @@ class Method:
     # on these alone, so that a run which resumes comes to the same.
     refresh = None
 
+    @property
+    def parts(self):
+        """{name: Flax module}: the modules among the fields, in order. Each takes what the one before gives."""
+        modules = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: module for name, module in modules.items() if isinstance(module, nn.Module)}
+
     def init(self, rng, batch):
-        """-> params, extra: dicts of arrays."""
-        raise NotImplementedError
+        """-> params, extra: dicts of arrays. Here those of `parts`, and their batch statistics."""
+        params, stats = networks.init(self.parts, rng, batch["views"])
+        return params, {"stats": stats}
 
     def weights(self):
         """-> {name: tree of numpy arrays} of other runs' checkpoints, which lie frozen in extra["frozen"] (a tokenizer, a locked tower).
@@ -67,8 +75,8 @@ class Method:
         return extra
 
     def embed(self, params, extra, batch):
-        """{"image": (B, H, W, 3)} and/or {"text": (B, T)} -> {"features": (B, D), ...} for evaluators."""
-        raise NotImplementedError
+        """{"image": (B, H, W, 3)} and/or {"text": (B, T)} -> {"features": (B, D), ...} for evaluators. Here the encoder's pooled vector."""
+        return networks.features(self.encoder, params, extra["stats"], batch["image"])
 
     def schedules(self, run):
         """-> {name: step -> float32 scalar}, beside lr and weight_decay."""

@@ -20,14 +20,6 @@ class AlignUniform(Method):
     t: float = arg(2.0, "how sharply images repel each other")
     weight: float = arg(1.0, "weight of uniformity")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, 2, D)
@@ -37,6 +29,3 @@ class AlignUniform(Method):
         loss = losses.align_uniform(z0, z1, power=self.power, t=self.t, weight=self.weight)
         apart = losses.alignment(z0, z1, power=self.power)
         return loss, (extra, {"alignment": apart, "uniformity": (loss - apart) / self.weight})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

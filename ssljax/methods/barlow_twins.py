@@ -18,14 +18,6 @@ class BarlowTwins(Method):
     off_diagonal: float = arg(0.005, "the paper's lambda: weight of the correlations between dimensions")
     scale: float = arg(1.0, "factor of the loss")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"z": out["projector"]}, {**extra, "stats": stats}  # (B, 2, D)
@@ -34,6 +26,3 @@ class BarlowTwins(Method):
         z = encodings["z"]
         loss = losses.barlow_twins(z[:, 0], z[:, 1], off_diagonal=self.off_diagonal, scale=self.scale)
         return loss, (extra, {"positive_similarity": -losses.negative_cosine(z[:, 0], z[:, 1]), "feature_std": losses.feature_std(z)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

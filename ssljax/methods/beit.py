@@ -69,6 +69,3 @@ class BEiT(Method):
         if self.aggregate:
             loss = loss + losses.masked_tokens(encodings["aggregated"], words, mask)
         return loss, (extra, networks.said_right(logits, words, mask, self.codes))
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

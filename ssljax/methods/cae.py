@@ -74,6 +74,3 @@ class CAE(Method):
         apart = jnp.square(guess.astype(jnp.float32) - target.astype(jnp.float32)).mean()
         loss = losses.cross_entropy(logits, words) + self.align_weight * apart
         return loss, (extra, {"aligned": apart, **networks.said_right(logits, words, jnp.ones(words.shape), self.codes)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

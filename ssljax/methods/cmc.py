@@ -33,10 +33,6 @@ class CMC(Method):
         if len(self.senses) < 2 or set(self.senses) - set(SENSES):
             raise UserError(f"config.method.senses={self.senses}: expected two or more of {', '.join(SENSES)}")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
     def sense(self, images):
         """Normalised images (..., H, W, 3) -> {sense: (..., H, W, C)}."""
         values = lab.rgb_to_lab(images * jnp.asarray(self.std) + jnp.asarray(self.mean))

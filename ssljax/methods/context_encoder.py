@@ -86,9 +86,6 @@ class ContextEncoder(Method):
             extra = {**extra, "stats": {**stats, "discriminator": own}}
         return loss, (extra, metrics)
 
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])
-
     def pictures(self, params, extra, batch, rng):
         encodings, _ = self.encode(params, extra, batch, rng, {})
         images, hole = batch["views"][:, 0], encodings["hole"]

@@ -57,6 +57,3 @@ class Data2Vec(Method):
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -18,14 +18,6 @@ class DCL(Method):
     temperature: float = arg(0.1, "temperature of the softmax over similarities")
     sigma: float = arg(0.0, "temperature of DCLW's weights of the positives (the paper's: 0.5); 0: no weights, plain DCL")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, 2, D)
@@ -34,6 +26,3 @@ class DCL(Method):
         z0, z1 = encodings["z"][:, 0], encodings["z"][:, 1]
         loss = losses.dcl(z0, z1, temperature=self.temperature, sigma=self.sigma or None)
         return loss, (extra, {"positive_similarity": (z0 * z1).sum(-1).mean()})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -55,9 +55,6 @@ class DeepCluster(Method):
         params = {**state.params, "head": _head(key[1], rows["features"].shape[1], self.clusters)}
         return dataclasses.replace(state, params=params, extra={**state.extra, "clusters": placed, "weights": weights})
 
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])
-
 
 @functools.partial(jax.jit, static_argnames=("clusters", "components", "iterations"))
 def _cluster(key, features, *, clusters, components, iterations):

@@ -35,10 +35,6 @@ class DeepClusterV2(Method):
         every = max(run.examples // run.batch, 1)
         return {"cluster": lambda step: (step % every == 0).astype(jnp.float32)}
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
     def init(self, rng, batch):
         r, views, width = jax.random.split(rng), batch["views"].shape[1], self.projector.out
         params, stats = networks.init(self.parts, r[0], batch["views"])
@@ -74,6 +70,3 @@ class DeepClusterV2(Method):
         agreement = jnp.mean(jnp.where(own < 0, 0.0, own == now)) / jnp.maximum(jnp.mean(own >= 0), 1e-6)
         extra = {**extra, "memory": memory, "centroids": centroids, "assigned": assigned}
         return loss, (extra, {"prototype_entropy": usage, "cluster_agreement": agreement, "feature_std": losses.feature_std(z)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -20,14 +20,6 @@ class Denoising(Method):
     noise: float = arg(0.3, "standard deviation of Gaussian noise, in units of the normalised image")
     lost: float = arg(0.3, "share of the pixels that become 0, the mean")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "decoder": self.decoder}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         r = jax.random.split(rng, 3)
         views = batch["views"][:, :1]
@@ -41,9 +33,6 @@ class Denoising(Method):
         error = lambda x: jnp.square(x - images).mean()  # noqa: E731
         loss = error(encodings["rebuilt"])
         return loss, (extra, {"mean_fill_ratio": loss / error(images.mean((1, 2), keepdims=True))})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])
 
     def pictures(self, params, extra, batch, rng):
         encodings, _ = self.encode(params, extra, batch, rng, {})

@@ -38,10 +38,6 @@ class DINO(Method):
             "teacher_temperature": schedules.constant(self.teacher_temperature, warmup="within", **warm),
         }
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "head": self.head}
-
     def init(self, rng, batch):
         params, stats = networks.init(self.parts, rng, batch["views"])
         return params, {"stats": stats, **networks.teacher(params, stats), "centre": jnp.zeros(self.head.out)}

@@ -17,14 +17,6 @@ class DirectCLR(Method):
     dim: int = arg(360, "coordinates that the loss sees, of a ResNet-50's 2,048")
     temperature: float = arg(0.1, "temperature of the softmax over similarities")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"h": out["encoder"]["pooled"]}, {**extra, "stats": stats}  # (B, 2, D)
@@ -35,6 +27,3 @@ class DirectCLR(Method):
         alike = lambda part: losses.rowwise(losses.normalise(h0[:, part]), losses.normalise(h1[:, part])).mean()  # noqa: E731
         metrics = {"positive_similarity": alike(slice(self.dim)), "unseen_similarity": alike(slice(self.dim, None))}
         return loss, (extra, metrics)
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

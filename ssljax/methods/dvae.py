@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import models, networks, schedules
+from ssljax import models, schedules
 from ssljax.fields import arg, module
 from ssljax.method import Method
 
@@ -74,9 +74,6 @@ class DVAE(Method):
         used = jnp.zeros(self.codes).at[logits.argmax(-1).reshape(-1)].max(1.0).mean()  # of this batch
         metrics = {"mean_fill_ratio": rebuild / error(images.mean((1, 2), keepdims=True)), "codebook_use": used, "divergence": divergence}
         return rebuild + self.kl_weight * divergence, (extra, metrics)
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])
 
     def pictures(self, params, extra, batch, rng):
         encodings, _ = self.encode(params, extra, batch, rng, {"temperature": self.temperature_final})

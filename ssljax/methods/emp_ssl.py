@@ -19,14 +19,6 @@ class EMPSSL(Method):
     invariance: float = arg(200.0, "weight of the similarity to the mean over crops")
     eps: float = arg(0.2, "precision of the coding rate, not squared, as in the authors' code")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, V, D)
@@ -36,6 +28,3 @@ class EMPSSL(Method):
         loss = losses.emp_ssl(jnp.moveaxis(z, 1, 0), eps=self.eps, invariance=self.invariance)
         similarity = -losses.negative_cosine(z, z.mean(1, keepdims=True))
         return loss, (extra, {"mean_similarity": similarity, "feature_std": losses.feature_std(z)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -53,6 +53,3 @@ class EVA(Method):
         cosine = lambda x: losses.masked_mean(losses.rowwise(losses.normalise(x), losses.normalise(target)), mask)  # noqa: E731
         own = cosine(encodings["prediction"])
         return -own, (extra, {"target_cosine": own, "mean_cosine": cosine(target.mean((0, 1), keepdims=True))})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -18,14 +18,6 @@ class FroSSL(Method):
     projector: nn.Module = module("MLP in front of the loss", name="mlp", hidden=2048, out=1024, layers=3)
     invariance: float = arg(1.0, "weight of the distance between views")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         z, stats = networks.over_crops(self.parts, params, extra["stats"], networks.views_of(batch), rng=rng)
         return {"z": z}, {**extra, "stats": stats}  # (B, V, D)
@@ -34,6 +26,3 @@ class FroSSL(Method):
         z = encodings["z"]
         loss = losses.frossl(jnp.moveaxis(z, 1, 0), invariance=self.invariance)
         return loss, (extra, {"positive_similarity": -losses.negative_cosine(z[:, 0], z[:, 1]), "feature_std": losses.feature_std(z)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -19,14 +19,6 @@ class HardNegatives(Method):
     beta: float = arg(1.0, "how much hard negatives are preferred; 0: not at all")
     prior: float = arg(0.1, "tau+, the chance that another image is of the same class; 0: no correction")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, 2, D)
@@ -35,6 +27,3 @@ class HardNegatives(Method):
         z0, z1 = encodings["z"][:, 0], encodings["z"][:, 1]
         loss = losses.hard_negative_nce(z0, z1, temperature=self.temperature, beta=self.beta, prior=self.prior)
         return loss, (extra, {"positive_similarity": (z0 * z1).sum(-1).mean()})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

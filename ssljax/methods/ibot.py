@@ -43,10 +43,6 @@ class IBOT(Method):
             "patch_temperature": schedules.constant(self.patch_temperature, **warm),
         }
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "head": self.head}
-
     def init(self, rng, batch):
         params, stats = networks.init(self.parts, rng, batch["views"])
         centres = {"centre": jnp.zeros(self.head.out), "patch_centre": jnp.zeros(self.head.out)}

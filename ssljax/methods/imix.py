@@ -22,14 +22,6 @@ class IMix(Method):
     temperature: float = arg(0.2, "temperature of the softmax over similarities")
     alpha: float = arg(1.0, "w is drawn from Beta(alpha, alpha), for each image")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         r, views = jax.random.split(rng), batch["views"]
         w = mixing.share(r[0], self.alpha, len(views), per_example=True)  # (B,)
@@ -42,6 +34,3 @@ class IMix(Method):
         q, k, target = encodings["q"], encodings["k"], encodings["target"]
         loss = losses.mixed_info_nce(q, k, target, temperature=self.temperature)
         return loss, (extra, {"positive_similarity": losses.rowwise(q, target).mean()})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

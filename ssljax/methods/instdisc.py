@@ -27,10 +27,6 @@ class InstDisc(Method):
     momentum: float = arg(0.5, "share of the old row when an image's row moves")
     proximal: float = arg(0.0, "weight of |v - its row|^2 (equation 10; 30 in the paper's CIFAR runs)")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
     def schedules(self, run):
         networks.check_bank(self.examples, run)
         return {}
@@ -59,6 +55,3 @@ class InstDisc(Method):
         loss = loss + self.proximal * jnp.square(v - own).sum(-1).mean()
         extra = {**extra, "bank": networks.remember(bank, batch["id"], v, self.momentum), "log_mean": log_mean}
         return loss, (extra, {"positive_similarity": losses.rowwise(v, own).mean()})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

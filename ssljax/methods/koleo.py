@@ -27,6 +27,3 @@ class KoLeo(Method):
         h = encodings["h"]
         loss = sum(losses.koleo(h[:, view]) for view in range(h.shape[1]))
         return loss, (extra, {"feature_std": losses.feature_std(h)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -20,14 +20,6 @@ class LeJEPA(Method):
     weight: float = arg(0.05, "the paper's lambda: weight of SIGReg; views' agreement has 1 - lambda")
     directions: int = arg(1024, "random directions a step on which features are tested")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         r = jax.random.split(rng)
         z, stats = networks.over_crops(self.parts, params, extra["stats"], networks.views_of(batch), rng=r[0])  # (B, V + L, D)
@@ -40,6 +32,3 @@ class LeJEPA(Method):
         loss = losses.lejepa(z, directions, large=large, weight=self.weight)
         prediction = jnp.square(z - z[:large].mean(0)).mean()
         return loss, (extra, {"prediction_error": prediction, "feature_std": losses.feature_std(encodings["z"])})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -30,10 +30,6 @@ class MaskFeat(Method):
     def parts(self):
         return {"encoder": self.encoder, "head": self.head}
 
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def target(self, images):
         """(B, N, D): the cells of a patch side by side, so that it is `patchify` of the map of histograms."""
         cells = losses.hog(images, cell=self.cell, orientations=self.orientations)  # (B, h, w, 3, O)
@@ -53,6 +49,3 @@ class MaskFeat(Method):
         error = lambda x: losses.masked_mean(jnp.square(x - target).mean(-1), mask)  # noqa: E731
         loss = error(encodings["prediction"])
         return loss, (extra, {"mean_fill_ratio": loss / error(target.mean((0, 1), keepdims=True))})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -44,14 +44,6 @@ class Metric(Method):
         if self.loss_name not in LOSSES:
             raise UserError(f"config.method.loss_name={self.loss_name!r}: expected one of {', '.join(LOSSES)}")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, V, D)
@@ -61,6 +53,3 @@ class Metric(Method):
         loss = LOSSES[self.loss_name](self, z, labels)
         near = losses.similarities(z[:, 0], z[:, 0]) - 4 * jnp.eye(len(z))
         return loss, (extra, {"recall_at_1": (labels[near.argmax(1)] == labels).mean()})  # among the batch's other images
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

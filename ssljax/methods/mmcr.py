@@ -18,14 +18,6 @@ class MMCR(Method):
     projector: nn.Module = module("MLP in front of the loss", name="mlp", hidden=8192, out=512, layers=3)
     compactness: float = arg(0.0, "the paper's lambda: weight of each image's own nuclear norm, kept small")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         z, stats = networks.over_crops(self.parts, params, extra["stats"], networks.views_of(batch), rng=rng)
         return {"z": losses.normalise(z)}, {**extra, "stats": stats}  # (B, V, D)
@@ -35,6 +27,3 @@ class MMCR(Method):
         loss = losses.mmcr(jnp.moveaxis(z, 1, 0), compactness=self.compactness)
         length = jnp.linalg.norm(z.mean(1), axis=-1).mean()  # 1: an image's views coincide
         return loss, (extra, {"centroid_length": length, "feature_std": losses.feature_std(z)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

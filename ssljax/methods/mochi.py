@@ -26,10 +26,6 @@ class MoCHi(Method):
     towards: int = arg(128, "s', negatives made of a hard one and the query itself")
     warmup_epochs: float = arg(10.0, "epochs of plain MoCo at the start")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
     def schedules(self, run):
         start = run.epochs(self.warmup_epochs)
         return {"ema": schedules.constant(self.ema), "mixing": lambda step: (step >= start).astype(jnp.float32)}
@@ -67,6 +63,3 @@ class MoCHi(Method):
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

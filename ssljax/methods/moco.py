@@ -25,10 +25,6 @@ class MoCo(Method):
     queue: int = arg(65536, "keys that are kept, at least a batch of them")
     ema: float = arg(0.999, "momentum of the teacher")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
     def schedules(self, run):
         return {"ema": schedules.constant(self.ema)}
 
@@ -52,6 +48,3 @@ class MoCo(Method):
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -24,10 +24,6 @@ class MoCoV3(Method):
     ema: float = arg(0.99, "teacher momentum at the start; rises to 1 by a cosine")
 
     @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector, "predictor": self.predictor}
-
-    @property
     def teacher(self):
         return {"encoder": self.encoder, "projector": self.projector}
 
@@ -52,6 +48,3 @@ class MoCoV3(Method):
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

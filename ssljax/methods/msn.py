@@ -29,10 +29,6 @@ class MSN(Method):
     def schedules(self, run):
         return {"ema": schedules.linear(self.ema, self.ema_final, run.steps)}
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
     def init(self, rng, batch):
         r = jax.random.split(rng)
         params, stats = networks.init(self.parts, r[0], batch["views"])

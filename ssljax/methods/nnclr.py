@@ -20,10 +20,6 @@ class NNCLR(Method):
     temperature: float = arg(0.1, "temperature of the softmax over similarities")
     queue: int = arg(98304, "support set: how many earlier projections are kept")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector, "predictor": self.predictor}
-
     def init(self, rng, batch):
         r = jax.random.split(rng)
         params, stats = networks.init(self.parts, r[0], batch["views"])
@@ -41,6 +37,3 @@ class NNCLR(Method):
         loss1 = losses.info_nce(near1, p[:, 0], temperature=self.temperature)
         metrics = {"positive_similarity": (near0 * p[:, 1]).sum(-1).mean(), "neighbour_similarity": (near0 * z[:, 0]).sum(-1).mean()}
         return (loss0 + loss1) / 2, (networks.enqueue(extra, z[:, 0]), {**metrics, **networks.staleness(extra, z[:, 0])})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -81,6 +81,3 @@ class PIRL(Method):
         extra = {**extra, "bank": networks.remember(bank, batch["id"], encodings["v"], self.momentum), "log_mean": log_mean}
         metrics = {"image_similarity": similar["v"].mean(), "pieces_similarity": similar["u"].mean()}
         return loss, (extra, metrics)
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

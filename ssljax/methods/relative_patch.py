@@ -67,6 +67,3 @@ class RelativePatch(Method):
     def objective(self, params, extra, encodings, batch, s):
         logits, which = encodings["logits"], encodings["which"]
         return losses.cross_entropy(logits, which), (extra, {"accuracy": (logits.argmax(-1) == which).mean()})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

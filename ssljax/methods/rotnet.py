@@ -21,10 +21,6 @@ class RotNet(Method):
     def parts(self):
         return {"encoder": self.encoder, "head": models.module_class("linear_head")(out=4)}
 
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         images = batch["views"][:, 0]
         rotated = jnp.stack([jnp.rot90(images, turns, axes=(1, 2)) for turns in range(4)], axis=1)  # (B, 4, H, W, 3)
@@ -36,6 +32,3 @@ class RotNet(Method):
         turns = jnp.broadcast_to(jnp.arange(4), logits.shape[:2])
         loss = losses.cross_entropy(logits, turns, smoothing=self.label_smoothing)
         return loss, (extra, {"accuracy": (logits.argmax(-1) == turns).mean()})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

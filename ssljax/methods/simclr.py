@@ -17,14 +17,6 @@ class SimCLR(Method):
     projector: nn.Module = module("MLP in front of the loss, thrown away afterwards", name="mlp", hidden=2048, out=128)
     temperature: float = arg(0.1, "temperature of the softmax over similarities")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, 2, D)
@@ -33,6 +25,3 @@ class SimCLR(Method):
         z0, z1 = encodings["z"][:, 0], encodings["z"][:, 1]
         loss = losses.nt_xent(z0, z1, temperature=self.temperature)
         return loss, (extra, {"positive_similarity": (z0 * z1).sum(-1).mean()})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

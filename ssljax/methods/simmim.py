@@ -45,9 +45,6 @@ class SimMIM(Method):
         filled = losses.simmim(images.mean((1, 2), keepdims=True) + 0 * images, images, mask.reshape(-1, *grid), patch_size=size)
         return loss, (extra, {"mean_fill_ratio": loss / filled})
 
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])
-
     def pictures(self, params, extra, batch, rng):
         encodings, _ = self.encode(params, extra, batch, rng, {})
         return networks.reconstructions(batch["views"][:, 0], encodings["pred"], encodings["mask"], self.encoder.patch_size)

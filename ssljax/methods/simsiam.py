@@ -18,14 +18,6 @@ class SimSiam(Method):
                                   last_norm=True, last_affine="none")  # fmt: skip
     predictor: nn.Module = module("MLP with a bottleneck", name="mlp", hidden=512, out=2048)
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector, "predictor": self.predictor}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"p": out["predictor"], "z": out["projector"]}, {**extra, "stats": stats}  # (B, 2, D) each
@@ -34,6 +26,3 @@ class SimSiam(Method):
         p, z = encodings["p"], encodings["z"]
         loss = losses.simsiam(p[:, 0], p[:, 1], z[:, 0], z[:, 1])
         return loss, (extra, {"target_similarity": -loss, "feature_std": losses.feature_std(z)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -18,14 +18,6 @@ class SupCon(Method):
     projector: nn.Module = module("MLP in front of the loss", name="mlp", hidden=2048, out=128)
     temperature: float = arg(0.1, "temperature of the softmax over similarities")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, V, D)
@@ -35,6 +27,3 @@ class SupCon(Method):
         labels = jnp.repeat(batch["label"], z.shape[1])  # (B V,)
         loss = losses.supcon(models.flat_views(z), labels, temperature=self.temperature)
         return loss, (extra, {"positive_similarity": (z[:, 0] * z[:, 1]).sum(-1).mean()})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

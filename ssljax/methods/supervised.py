@@ -28,10 +28,6 @@ class Supervised(Method):
         head = {"projector": models.module_class("mlp")(hidden=self.hidden, out=self.classes)} if self.hidden else {}
         return {"encoder": self.encoder, **head}
 
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"][:, :1], rng=rng)
         logits = out["projector"] if self.hidden else out["encoder"].get("embedding")

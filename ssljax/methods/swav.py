@@ -34,10 +34,6 @@ class SwAV(Method):
         start = max(run.epochs(self.queue_start_epochs), -(-self.queue // run.batch))
         return {"queue_used": lambda step: (step >= start).astype(jnp.float32)} if self.queue else {}
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
     def init(self, rng, batch):
         r = jax.random.split(rng)
         params, stats = networks.init(self.parts, r[0], batch["views"])
@@ -62,6 +58,3 @@ class SwAV(Method):
         loss = losses.swav(scores, views=views, temperature=self.temperature, **assign, **queue)
         usage = losses.entropy_of_mean(scores / self.temperature)
         return loss, (extra, {"prototype_entropy": usage, "feature_std": losses.feature_std(z), **stale})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -25,10 +25,6 @@ class TiCo(Method):
     def schedules(self, run):
         return {"ema": schedules.cosine(self.ema, self.ema_final, run.steps)}
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
     def init(self, rng, batch):
         params, stats = networks.init(self.parts, rng, batch["views"])
         width = self.projector.out
@@ -51,6 +47,3 @@ class TiCo(Method):
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

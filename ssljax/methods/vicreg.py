@@ -19,14 +19,6 @@ class VICReg(Method):
     variance: float = arg(25.0, "the paper's mu: weight of the hinge on standard deviations")
     covariance: float = arg(1.0, "the paper's nu: weight of squared covariances")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)
         return {"z": out["projector"]}, {**extra, "stats": stats}  # (B, 2, D)
@@ -36,6 +28,3 @@ class VICReg(Method):
         weights = dict(invariance=self.invariance, variance=self.variance, covariance=self.covariance)
         loss = losses.vicreg(z[:, 0], z[:, 1], **weights)
         return loss, (extra, {"variance_hinge": losses.variance_hinge(z), "feature_std": losses.feature_std(z)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

@@ -61,9 +61,6 @@ class VICRegL(Method):
         hinges = {"variance_hinge": losses.variance_hinge(z["pooled"]), "map_variance_hinge": losses.variance_hinge(z["maps"])}
         return loss, (extra, hinges | {"feature_std": losses.feature_std(z["pooled"])})
 
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])
-
 
 def _places(boxes, count):
     """Boxes (B, V, 4) of views -> where in the image each of their `count` patches, row by row, has its centre: (B, V, count, 2)."""

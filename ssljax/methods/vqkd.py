@@ -84,6 +84,3 @@ class VQKD(Method):
         moved = losses.normalise(self.momentum * codebook + (1 - self.momentum) * losses.normalise(sums))
         extra = {**extra, "codebook": jnp.where(counts[:, None] > 0, moved, codebook)}
         return loss, (extra, {"target_cosine": cosine, "codebook_use": (counts > 0).mean()})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])

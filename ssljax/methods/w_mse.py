@@ -21,14 +21,6 @@ class WMSE(Method):
     repeats: int = arg(1, "times that the batch is cut anew into such slices, over which the loss is averaged")
     shrinkage: float = arg(0.0, "how far covariances are pulled to the identity, 0 to 1")
 
-    @property
-    def parts(self):
-        return {"encoder": self.encoder, "projector": self.projector}
-
-    def init(self, rng, batch):
-        params, stats = networks.init(self.parts, rng, batch["views"])
-        return params, {"stats": stats}
-
     def encode(self, params, extra, batch, rng, s):
         r = jax.random.split(rng)
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=r[0])
@@ -39,6 +31,3 @@ class WMSE(Method):
         z, orders = encodings["z"], jnp.argsort(encodings["noise"], axis=0).T  # permutations of the batch, (I, B)
         loss = losses.w_mse(jnp.moveaxis(z, 1, 0), size=min(self.size, len(z)), orders=orders, shrinkage=self.shrinkage)
         return loss, (extra, {"whitened_similarity": 1 - loss / 2, "feature_std": losses.feature_std(z)})
-
-    def embed(self, params, extra, batch):
-        return networks.features(self.encoder, params, extra["stats"], batch["image"])
