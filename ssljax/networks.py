@@ -160,6 +160,16 @@ def masked_words(rng, ids, ratio, vocabulary):
     return jnp.where(mask & (how < 0.8), vocabulary - 1, jnp.where(mask & (how >= 0.9), other, ids)), mask
 
 
+def starts(ids, start):
+    """Texts shifted by one for predicting the next token: ids int (B, T) -> (B, T), the id `start` in front and the last one gone."""
+    return jnp.concatenate([jnp.full_like(ids[:, :1], start), ids[:, :-1]], axis=1)
+
+
+def caption_metrics(logits, ids, mask):
+    """Share of the tokens ids (B, T) where mask (B, T) that logits (B, T, V) have right."""
+    return {"word_accuracy": losses.masked_mean((logits.argmax(-1) == ids).astype(jnp.float32), mask)}
+
+
 def text_features(module, params, ids):
     """The mean of a text tower's tokens that are no padding, in evaluation mode: ids int (B, T) -> {"features": (B, D)}."""
     real = ids != 0

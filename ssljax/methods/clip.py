@@ -1,10 +1,8 @@
 """CLIP (Radford et al. 2021, arXiv 2103.00020): of a batch of images and texts, which belongs to which."""
 
 import dataclasses
-import math
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from ssljax import losses
 from ssljax.fields import arg, module
@@ -24,14 +22,14 @@ class CLIP(Method):
 
     def init(self, rng, batch):
         params, stats = towers.init(self.encoder, self.text, rng, batch["views"][:, 0], batch["text"])
-        return params | {"logit_scale": jnp.float32(math.log(1 / self.init_temperature))}, {"stats": stats}
+        return params | towers.start_scale(self.init_temperature), {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
         encodings, stats = towers.encode(self.encoder, self.text, params, extra["stats"], batch, rng, mask_ratio=self.mask_ratio)
         return encodings, {**extra, "stats": stats}
 
     def objective(self, params, extra, encodings, batch, s):
-        scale = jnp.exp(jnp.minimum(params["logit_scale"], math.log(self.max_scale)))
+        scale = towers.scale(params, self.max_scale)
         return losses.clip_softmax(encodings["image"], encodings["text"], scale), (extra, {"logit_scale": scale})
 
     def embed(self, params, extra, batch):

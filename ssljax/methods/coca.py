@@ -1,7 +1,6 @@
 """CoCa (Yu et al. 2022, arXiv 2205.01917): contrast pictures and texts, and write the text of a picture, with one set of towers."""
 
 import dataclasses
-import math
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ class CoCa(Method):
         h, _ = models.apply(self.encoder, params["encoder"], {}, batch["views"][:, 0], train=False)
         t, _ = models.apply(self.text, params["text"], {}, batch["text"], train=False)
         params["decoder"], _ = models.init(self.decoder, rng, t["tokens"], h["memory"], train=False)
-        return params | {"logit_scale": jnp.float32(math.log(1 / self.init_temperature))}, {"stats": stats}
+        return params | towers.start_scale(self.init_temperature), {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
         h, _ = models.apply(self.encoder, params["encoder"], {}, batch["views"][:, 0], train=True, rng=rng)
@@ -37,7 +36,7 @@ class CoCa(Method):
         return {"image": towers.unit(h), "text": towers.unit(t), "logits": logits}, extra  # (B, E), (B, E), (B, T - 1, V)
 
     def objective(self, params, extra, encodings, batch, s):
-        scale = jnp.exp(jnp.minimum(params["logit_scale"], math.log(self.max_scale)))
+        scale = towers.scale(params, self.max_scale)
         clip = losses.clip_softmax(encodings["image"], encodings["text"], scale)
         words = batch["text"][:, 1:]
         caption = losses.caption(encodings["logits"], words, pad=0)

@@ -1,7 +1,6 @@
 """CLIP distilled (Wu et al. 2023, TinyCLIP, arXiv 2309.12314): a student's similarities follow a frozen teacher's, beside its own loss."""
 
 import dataclasses
-import math
 
 import flax.linen as nn
 import jax
@@ -34,7 +33,7 @@ class DistillCLIP(Method):
         params, stats = towers.init(self.encoder, self.text, rng, batch["views"][:, 0], batch["text"])
         own = {"teacher": {"params": jax.tree.map(jnp.copy, params), "extra": {"stats": jax.tree.map(jnp.copy, stats)}}}
         frozen = networks.blank(self.weights()) if self.teacher else own
-        return params | {"logit_scale": jnp.float32(math.log(1 / self.init_temperature))}, {"stats": stats, "frozen": frozen}
+        return params | towers.start_scale(self.init_temperature), {"stats": stats, "frozen": frozen}
 
     def encode(self, params, extra, batch, rng, s):
         encodings, stats = towers.encode(self.encoder, self.text, params, extra["stats"], batch, rng)
@@ -47,7 +46,7 @@ class DistillCLIP(Method):
         return {**encodings, **taught}, {**extra, "stats": stats}
 
     def objective(self, params, extra, encodings, batch, s):
-        scale = jnp.exp(jnp.minimum(params["logit_scale"], math.log(self.max_scale)))
+        scale = towers.scale(params, self.max_scale)
         x, y = encodings["image"], encodings["text"]
         clip = losses.clip_softmax(x, y, scale)
         teacher = (encodings["teacher_image"], encodings["teacher_text"], jnp.float32(1 / self.teacher_temperature))

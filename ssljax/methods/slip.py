@@ -1,11 +1,9 @@
 """SLIP (Mu et al. 2021, arXiv 2112.12750): CLIP and SimCLR on one image tower."""
 
 import dataclasses
-import math
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from ssljax import losses, models, networks
 from ssljax.fields import arg, module
@@ -32,7 +30,7 @@ class SLIP(Method):
         params, stats = towers.init(self.encoder, self.text, r[0], batch["views"][:, 0], batch["text"])
         h, _ = models.apply(self.encoder, params["encoder"], stats["encoder"], batch["views"][:, 0], train=False)
         params["projector"], stats["projector"] = models.init(self.projector, r[1], h["pooled"], train=False)
-        return params | {"logit_scale": jnp.float32(math.log(1 / self.init_temperature))}, {"stats": stats}
+        return params | towers.start_scale(self.init_temperature), {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
         r = jax.random.split(rng)
@@ -42,7 +40,7 @@ class SLIP(Method):
         return {**pairs, "z": losses.normalise(out["projector"])}, {**extra, "stats": stats}  # (B, 2, D)
 
     def objective(self, params, extra, encodings, batch, s):
-        scale = jnp.exp(jnp.minimum(params["logit_scale"], math.log(self.max_scale)))
+        scale = towers.scale(params, self.max_scale)
         clip = losses.clip_softmax(encodings["image"], encodings["text"], scale)
         simclr = losses.nt_xent(encodings["z"][:, 0], encodings["z"][:, 1], temperature=self.temperature)
         return clip + self.ssl_weight * simclr, (extra, {"clip_loss": clip, "simclr_loss": simclr, "logit_scale": scale})

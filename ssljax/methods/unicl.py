@@ -1,7 +1,6 @@
 """UniCL (Yang et al. 2022, arXiv 2204.03610): pictures, texts and labels in one space; texts of the same label match as well."""
 
 import dataclasses
-import math
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,14 +22,14 @@ class UniCL(Method):
 
     def init(self, rng, batch):
         params, stats = towers.init(self.encoder, self.text, rng, batch["views"][:, 0], batch["text"])
-        return params | {"logit_scale": jnp.float32(math.log(1 / self.init_temperature))}, {"stats": stats}
+        return params | towers.start_scale(self.init_temperature), {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
         encodings, stats = towers.encode(self.encoder, self.text, params, extra["stats"], batch, rng)
         return encodings, {**extra, "stats": stats}
 
     def objective(self, params, extra, encodings, batch, s):
-        scale = jnp.exp(jnp.minimum(params["logit_scale"], math.log(self.max_scale)))
+        scale = towers.scale(params, self.max_scale)
         alone = jnp.arange(len(batch["label"])) + 2**30  # a label of its own, for pairs that have none (-1)
         labels = jnp.where(batch["label"] < 0, alone, batch["label"])
         return losses.unicl(encodings["image"], encodings["text"], labels, scale), (extra, {"logit_scale": scale})

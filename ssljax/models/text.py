@@ -1,6 +1,7 @@
 """Text transformer (Radford et al. 2021, section 2.4; SigLIP: Zhai et al. 2023)."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ssljax.errors import UserError
@@ -43,11 +44,13 @@ class TextTransformer(Stack):
     out_bias: bool = arg(False, "a bias of that layer")
 
     @nn.compact
-    def __call__(self, ids, *, train, valid=None, memory=None, layers=False):
-        """valid: bool (B, T), tokens that others may look at; None: all. memory: (B, M, C), what cross-attention looks at."""
+    def __call__(self, ids, *, train, valid=None, memory=None, layers=False, at=None):
+        """valid: bool, tokens that others may look at, (B, T), or which may look at which, (B, T, T); None: all.
+        memory: (B, M, C), what cross-attention looks at. at: int32 scalar, for writing: ids (B, 1) is the token at this place, earlier ones
+        are in the collection "cache" (see decode.py)."""
         init = nn.initializers.normal(0.02)
         x = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=init, name="token_embed")(ids)
-        mask = None if valid is None else valid[:, None, None, :]
+        mask = None if valid is None else valid[:, None] if valid.ndim == 3 else valid[:, None, None, :]
         if self.class_token:
             token = self.param("cls_token", init, (1, 1, self.width)).astype(x.dtype)
             x = jnp.concatenate([x, jnp.broadcast_to(token, (len(x), 1, self.width))], axis=1)
@@ -55,12 +58,14 @@ class TextTransformer(Stack):
         table = self.param("pos_embed", nn.initializers.normal(0.01), (1, self.length + self.class_token, self.width))
         if ids.shape[1] > self.length:
             raise UserError(f"texts of {ids.shape[1]} tokens, but the tower has length={self.length}")
-        x = x + table[:, : x.shape[1]].astype(x.dtype)
+        place = table[:, : x.shape[1]] if at is None else jax.lax.dynamic_slice_in_dim(table, at, 1, axis=1)
+        x = x + place.astype(x.dtype)
         if self.types:
             x = x + self.param("types", init, (self.types, self.width))[0].astype(x.dtype)
         x = self.layer_norm("first_norm")(x) if self.first_norm else x
         context = Context(mask=mask, memory=memory)
-        stack = self.transformer(causal=self.causal, cross=self.cross, last_norm=self.last_norm == "tokens")
+        decode = 0 if at is None else self.length
+        stack = self.transformer(causal=self.causal, cross=self.cross, decode=decode, last_norm=self.last_norm == "tokens")
         x, each = stack(x, train=train, context=context, layers=True)
         pooled = x[:, -1] if self.class_token else self._pool(x, ids)
         pooled = self.layer_norm("pool_norm")(pooled) if self.last_norm == "pooled" else pooled

@@ -1,6 +1,9 @@
 """The two towers of an image-text method, and the vectors that they give."""
 
+import math
+
 import jax
+import jax.numpy as jnp
 
 from ssljax import losses, models
 
@@ -11,6 +14,16 @@ def init(image, text, rng, images, ids):
     encoder, own = models.init(image, r[0], images, train=False)
     tower, other = models.init(text, r[1], ids, train=False)
     return {"encoder": encoder, "text": tower}, {"encoder": own, "text": other}
+
+
+def start_scale(temperature):
+    """{"logit_scale": log(1 / temperature)}, learned: CLIP's parametrisation (Radford et al. 2021, section 2.5)."""
+    return {"logit_scale": jnp.float32(math.log(1 / temperature))}
+
+
+def scale(params, most):
+    """The logit scale, held at or below `most`."""
+    return jnp.exp(jnp.minimum(params["logit_scale"], math.log(most)))
 
 
 def unit(outputs):

@@ -57,6 +57,7 @@ class Attention(nn.Module):
     norm_eps: float = 1e-6
     dtype: Any = jnp.float32
     relative: int = 0  # rows of the table of relative position biases; 0: none
+    decode: int = 0  # tokens that a text may get, one a call, what the earlier ones gave kept in the collection "cache"; 0: all at once
 
     @nn.compact
     def __call__(self, x, context=Context()):  # noqa: B008 (it is frozen)
@@ -73,7 +74,8 @@ class Attention(nn.Module):
                 qkv = qkv + jnp.stack([bias[0], jnp.zeros_like(bias[0]), bias[1]])
             q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # (B, N, H, D/H)
         else:
-            q, kv = dense(one, "q")(x), dense((2, *one), "kv", init=_fused_init(2))(context.memory.astype(self.dtype))
+            q = dense(one, "q")(x)
+            kv = self._kept("memory", lambda: dense((2, *one), "kv", init=_fused_init(2))(context.memory.astype(self.dtype)))
             k, v = kv[:, :, 0], kv[:, :, 1]
         if self.qk_norm:
             q, k = (nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"{n}_norm")(y) for n, y in (("q", q), ("k", k)))
@@ -83,10 +85,33 @@ class Attention(nn.Module):
         if self.relative:
             table = self.param("relative", nn.initializers.zeros, (self.relative, self.heads))
             bias = jnp.moveaxis(table[context.relative], -1, 0)
-        mask = context.mask if context.memory is None else context.memory_mask
+        mask, causal = (context.mask if context.memory is None else context.memory_mask), self.causal
+        if self.decode and context.memory is None:
+            k, v, mask = self._with_earlier(k, v)
+            causal = False
         bias = None if bias is None else bias[None].astype(self.dtype)
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=self.causal, implementation=_implementation(q))
+        y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=causal, implementation=_implementation(q))
         return dense(width, "proj", axis=(-2, -1))(y)
+
+    def _kept(self, name, make):
+        """`make()`; in decoding of the first call only, from then on what the cache holds."""
+        if not self.decode:
+            return make()
+        if not self.has_variable("cache", name):
+            self.put_variable("cache", name, make())
+        return self.get_variable("cache", name)
+
+    def _with_earlier(self, k, v):
+        """This token's key and value (B, 1, H, F) put behind those of the tokens before -> all (B, decode, H, F), which there are."""
+        at = self.variable("cache", "at", lambda: jnp.zeros((), jnp.int32))
+        shape = (k.shape[0], self.decode, *k.shape[2:])
+        keys = self.variable("cache", "keys", lambda: jnp.zeros(shape, k.dtype))
+        values = self.variable("cache", "values", lambda: jnp.zeros(shape, v.dtype))
+        keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, k, at.value, axis=1)
+        values.value = jax.lax.dynamic_update_slice_in_dim(values.value, v, at.value, axis=1)
+        there = (jnp.arange(self.decode) <= at.value)[None, None, None]
+        at.value = at.value + 1
+        return keys.value, values.value, there
 
 
 def _implementation(q):
@@ -187,6 +212,7 @@ class Block(nn.Module):
     causal: bool = False
     cross: bool = False
     relative: int = 0
+    decode: int = 0
     train: bool = False
     keep_layers: bool = False
     dtype: Any = jnp.float32
@@ -205,7 +231,7 @@ class Block(nn.Module):
             x = x + dropped(y)
             return x if self.norm == "pre" else norm(x)
 
-        attention = dict(qk_norm=self.qk_norm, norm_eps=self.norm_eps, dtype=self.dtype)
+        attention = dict(qk_norm=self.qk_norm, norm_eps=self.norm_eps, decode=self.decode, dtype=self.dtype)
         own = Attention(self.heads, self.causal, self.qkv_bias, relative=self.relative, **attention, name="attn")
         x = branch(x, 1, lambda y: own(y, context.replace(memory=None)))
         if self.cross and context.memory is not None:
@@ -237,6 +263,7 @@ class Transformer(nn.Module):
     causal: bool = False
     cross: bool = False
     relative: int = 0
+    decode: int = 0
     last_norm: bool = True
     dtype: Any = jnp.float32
 
@@ -253,7 +280,7 @@ class Transformer(nn.Module):
         block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
         stack = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "cache": 0},
             split_rngs={"params": True, "drop_path": True},
             in_axes=(0, nn.broadcast),
             length=self.depth,

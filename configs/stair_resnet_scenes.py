@@ -1,0 +1,17 @@
+"""STAIR on scenes/photo: minutes on two CPU cores.
+
+python -m ssljax.train --config configs/stair_resnet_scenes.py --workdir runs/stair
+
+Expect zero-shot colour >= 0.85, photograph >= 0.45; retrieval R@1 among 200 >= 0.15 both ways.
+"""
+
+from ssljax import embedded
+
+FAMILY = "image-text"
+LEARNING = ("data=photo",)
+
+
+def get_config(arg=""):
+    a = embedded.parse(arg, steps=300, batch=256)
+    method = dict(name="stair", encoder=embedded.RESNET, text=embedded.TEXT, vocabulary=512)
+    return embedded.make_pairs(a, method=method)

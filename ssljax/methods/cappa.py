@@ -1,0 +1,48 @@
+"""Cap and CapPa (Tschannen et al. 2023, arXiv 2306.07915): an image encoder that learns by having its captions written."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssljax import losses, models, networks
+from ssljax.fields import arg, module
+from ssljax.method import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class CapPa(Method):
+    """Cross-entropy of every word by a decoder that looks at the picture's patches: after the words before it (Cap), or, for a share
+    `parallel` of the batch, after none, every word read as the mask token and seen by all (CapPa, section 3). Padding is id 0, the last
+    id is the start of a text and the mask token."""
+
+    encoder: nn.Module = module("the encoder, whose patches the decoder looks at", name="vit", pool="map", class_token=False)
+    text: nn.Module = module("the decoder; its memory_width is the encoder's width", name="text", cross=True, depth=6, pool="last")
+    parallel: float = arg(0.75, "share of the batch whose words are predicted all at once; 0: Cap")
+
+    def init(self, rng, batch):
+        r, images = jax.random.split(rng), batch["views"][:, 0]
+        encoder, stats = models.init(self.encoder, r[0], images, train=False)
+        h, _ = models.apply(self.encoder, encoder, stats, images, train=False)
+        text, _ = models.init(self.text, r[1], batch["text"], train=False, memory=h["patches"])
+        return {"encoder": encoder, "text": text}, {"stats": {"encoder": stats, "text": {}}}
+
+    def read(self, params, ids, memory, valid, train, rng=None):
+        """Logits (B, T, V) of the next token after ids (B, T), of the patches `memory`; the head is the token embedding transposed."""
+        t, _ = models.apply(self.text, params["text"], {}, ids, train=train, rng=rng, valid=valid, memory=memory)
+        return t["tokens"].astype(jnp.float32) @ params["text"]["token_embed"]["embedding"].T
+
+    def encode(self, params, extra, batch, rng, s):
+        r, ids, special = jax.random.split(rng, 3), batch["text"], self.text.vocab_size - 1
+        h, stats = models.apply(self.encoder, params["encoder"], extra["stats"]["encoder"], batch["views"][:, 0], train=True, rng=r[0])
+        at_once = jax.random.uniform(r[1], ids.shape[:1]) < self.parallel
+        read = jnp.where(at_once[:, None], special, networks.starts(ids, special))
+        before = jnp.tril(jnp.ones((ids.shape[1],) * 2, bool))
+        logits = self.read(params, read, h["patches"], before | at_once[:, None, None], True, r[2])
+        return {"logits": logits, "at_once": at_once}, {**extra, "stats": {**extra["stats"], "encoder": stats}}
+
+    def objective(self, params, extra, encodings, batch, s):
+        logits, ids = encodings["logits"], batch["text"]
+        one_by_one = (ids != 0) & ~encodings["at_once"][:, None]
+        return losses.caption(logits, ids), (extra, networks.caption_metrics(logits, ids, one_by_one))
