@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -43,8 +44,20 @@ def _captions(spec, field):
     if field not in source.fields or source.fields[field].kind != "text":
         texts = [key for key, value in source.fields.items() if value.kind == "text"]
         raise UserError(f"config.data.tokenizer={spec!r}: {name!r} has no text {field!r}; it has {', '.join(texts) or 'none'}")
+    return _texts(source, field)
+
+
+def _texts(source, field):
     ids = np.linspace(0, len(source) - 1, min(len(source), CAPTIONS)).astype(int)
     return [record[field] for record in source.__getitems__(ids)]
+
+
+def captions_of(built, source):
+    """Captions of a source, at most CAPTIONS of them; () where it has none under config.data.caption."""
+    field = built.data.caption
+    if field not in source.fields or source.fields[field].kind != "text":
+        return ()
+    return _texts(source, field)
 
 
 def train_batches(config, built, source, tokenizer, start_step, workdir=None):
@@ -148,6 +161,32 @@ def text_embedder(program, state, tokenizer):
     return embed
 
 
+def caption_writer(built, program, state, tokenizer, captions, *, beams=1, batch=64):
+    """uint8 pictures (N, S, S, 3), of the size the method takes -> N captions, the likeliest by `beams`; None for a method that writes
+    none. captions: texts that spell the words of a tokenizer which keeps none."""
+    from ssljax import augment, decode, method
+
+    if tokenizer is None or not hasattr(built.method, "writer"):
+        return None
+    length = getattr(built.method, "decoder", built.method.text).length
+
+    @jax.jit
+    def ids_of(state, images):
+        images = augment.normalise(images.astype(jnp.float32) / 255.0, *program.statistics)
+        write = built.method.writer(*method.averaged(state.params, state.extra), images)
+        return decode.greedy(write, length=length) if beams == 1 else decode.beam(write, length=length, beams=beams)[0]
+
+    def write(images):
+        rows = []
+        for start in range(0, len(images), batch):
+            part = np.asarray(images[start : start + batch])
+            padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
+            rows.append(np.asarray(ids_of(state, padded))[: len(part)])
+        return tokenizer.decode(np.concatenate(rows), captions())
+
+    return write
+
+
 def judge(names, built, program, state, source, train, test, tokenizer, *, seed=0):
     """Run evaluators on extracted features. -> {metric: float}, {evaluator: why it does not apply}."""
     from ssljax import evals
@@ -157,6 +196,7 @@ def judge(names, built, program, state, source, train, test, tokenizer, *, seed=
         test=test,
         classes=len(class_names(source).get(label_of(built, source), ())),
         text_embed=text_embedder(program, state, tokenizer),
+        write=caption_writer(built, program, state, tokenizer, lambda: captions_of(built, source)),
         class_names=class_names(source),
         prompts=prompts(source),
         seed=seed,

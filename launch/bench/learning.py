@@ -186,7 +186,7 @@ def run(path, argument, seed, steps=0):
     row = {"config": f"{path.name}:{argument}", "method": config.method.name, "data": config.data.source, "label": config.data.label}
     row |= {"seed": seed, "steps": config.steps, "batch": config.batch}
 
-    def judge(evaluators, p, state, tokenizer, splits):
+    def judge(evaluators, built, p, state, tokenizer, splits):
         parts = {}
         for split, rows in splits.items():
             values = {"image": rows["image"], "label": rows[label], **{k: rows[k] for k in kinds if k != label}}
@@ -195,14 +195,15 @@ def run(path, argument, seed, steps=0):
                 values["text"] = tokenizer(list(rows["caption"][: MOST[split]]))
             batches = pipeline.array_eval_batches(values, batch=256)
             out = features.extract(lambda b: p.embed(state.params, state.extra, b), batches, p.put)
-            parts[split] = inputs.label_columns(out, kinds, label)
+            parts[split] = inputs.label_columns(out, kinds, label) | {"image": values["image"]}
         return evals.judge(evaluators, evals.Context(
             **parts, classes=len(kinds[label]), text_embed=inputs.text_embedder(p, state, tokenizer),
+            write=inputs.caption_writer(built, p, state, tokenizer, lambda: list(splits["train"]["caption"])),
             class_names=kinds, prompts=scenes_recipe.PROMPTS.get(scenes, {}),
         ))[0]  # fmt: skip
 
     def before(built, p, state, tokenizer, splits):
-        random = judge(["knn", "linear"], p, state, tokenizer, splits)
+        random = judge(["knn", "linear"], built, p, state, tokenizer, splits)
         row.update(raw_pixels(scenes, label), parameters=trees.size(state.params))
         row.update({f"random_{k}": random[k] for k in ("knn_top1", "linear_top1")})
 
@@ -210,7 +211,9 @@ def run(path, argument, seed, steps=0):
     row |= spent | {"loss": float(np.mean([float(x["loss"]) for x in rows[-20:]]))}
     row |= {k: float(v) for k, v in rows[-1].items() if k in ("teacher_entropy", "prototype_entropy", "mean_fill_ratio")}
     two = tokenizer is not None and hasattr(built.method, "text") and built.method.encoder is not built.method.text
-    row |= judge(["knn", "linear", "rankme"] + (["zeroshot", "retrieval"] if two else []), p, state, tokenizer, splits)
+    more = ["zeroshot", "retrieval"] if two else []
+    more += ["captions"] if hasattr(built.method, "writer") else []
+    row |= judge(["knn", "linear", "rankme", *more], built, p, state, tokenizer, splits)
     row |= held_out(config, p, state, tokenizer, splits) | against_copying(built, p, state, splits)
     row["commit"] = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return row

@@ -23,6 +23,7 @@ checkpoints are judged on canonical texts (`canonicalize`): that is sentencepiec
 sentencepiece+canonical+pad.
 """
 
+import collections
 import dataclasses
 import functools
 import gzip
@@ -62,6 +63,17 @@ class Tokenizer:
     start: tuple[int, ...] = ()
     end: int | None = EOS
     pad: int = PAD
+    spell: Callable[[list[int]], str] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def decode(self, rows, captions=()):
+        """Ids int (N, T) -> N strings, marks and padding left out. words:V keeps no words: there `captions`, texts such as the ids were
+        made of, say which word an id mostly is; "?" is an id of none of them."""
+        spell = self.spell or _speller(self, captions)
+        out = []
+        for row in np.asarray(rows).tolist():
+            ends = [i for i, token in enumerate(row) if token in (self.end, self.pad)]
+            out.append(spell([token for token in row[: min(ends, default=len(row))] if token not in self.start]))
+        return out
 
     def __call__(self, texts):
         out = np.full((len(texts), self.length), self.pad, np.int32)
@@ -84,7 +96,9 @@ def make(spec, length, vocab=None, captions=None):
     if length < 2:
         raise UserError(f"text length {length!r} must be at least 2: one token and the end")
     if kind == "bytes" and not rest and not options:
-        return Tokenizer(spec, length, FIRST + 256, lambda texts: [[FIRST + b for b in text.encode("utf-8")] for text in texts])
+        spell = lambda ids: bytes(i - FIRST for i in ids if FIRST <= i < FIRST + 256).decode("utf-8", "replace")  # noqa: E731
+        encode = lambda texts: [[FIRST + b for b in text.encode("utf-8")] for text in texts]  # noqa: E731
+        return Tokenizer(spec, length, FIRST + 256, encode, spell=spell)
     if kind == "words" and not options:
         return _words(spec, length, rest if vocab is None else str(vocab))
     if kind == "sentencepiece" and rest and set(options) <= {"pad", "canonical"}:
@@ -115,6 +129,15 @@ def _words(spec, length, size):
     buckets = int(size) - FIRST
     encode = lambda texts: [[FIRST + _hash(word) % buckets for word in _split_words(text)] for text in texts]  # noqa: E731
     return Tokenizer(f"words:{size}", length, int(size), encode)
+
+
+def _speller(tokenizer, captions):
+    """ids -> words, by the words of `captions` that hash to them, the commonest of each."""
+    counts = collections.Counter(word for caption in captions for word in _split_words(caption))
+    words = {}
+    for word, _ in reversed(counts.most_common()):
+        words[tokenizer.encode([word])[0][0]] = word
+    return lambda ids: " ".join(words.get(i, "?") for i in ids)
 
 
 def _split_words(text):
@@ -157,7 +180,13 @@ def _clip(spec, length, path):
     def encode(texts):
         return [[i for word, _ in words.pre_tokenize_str(clean_for_clip(text)) for i in word_ids(word)] for text in texts]
 
-    return Tokenizer(spec, length, len(tokens), encode, start=(len(tokens) - 2,), end=len(tokens) - 1)
+    letter_bytes = {letter: byte for byte, letter in alphabet.items()}
+
+    def spell(chosen):
+        text = "".join(tokens[i] for i in chosen if i < len(tokens) - 2).replace("</w>", " ")
+        return bytes(letter_bytes.get(c, 32) for c in text).decode("utf-8", "replace").strip()
+
+    return Tokenizer(spec, length, len(tokens), encode, start=(len(tokens) - 2,), end=len(tokens) - 1, spell=spell)
 
 
 def _clip_merges(spec, path):
@@ -208,8 +237,9 @@ def _sentencepiece(spec, length, path, options):
             raise UserError(f"tokenizer {spec!r}: the model has no token for {name}; train it with one, --eos_id=1 --pad_id=0")
     clean = canonicalize if "canonical" in options else _lower_ascii
     return Tokenizer(
-        spec, length, model.get_piece_size(), lambda texts: model.encode([clean(t) for t in texts]), end=model.eos_id(), pad=pad
-    )
+        spec, length, model.get_piece_size(), lambda texts: model.encode([clean(t) for t in texts]), end=model.eos_id(), pad=pad,
+        spell=lambda ids: model.decode([i for i in ids if i < model.get_piece_size()]),
+    )  # fmt: skip
 
 
 def _lower_ascii(text):
@@ -250,7 +280,9 @@ def _library(spec, length, library):
         raise UserError(f"tokenizer {spec!r}: a text length of {length} leaves no room beside the {marks} marks that the file adds")
     library.enable_truncation(length)  # marks included: they are kept
     vocab_size = 1 + max(library.get_vocab(with_added_tokens=True).values())
-    return Tokenizer(spec, length, vocab_size, lambda texts: [e.ids for e in library.encode_batch_fast(texts)], end=None, pad=pad)
+    encode = lambda texts: [e.ids for e in library.encode_batch_fast(texts)]  # noqa: E731
+    spell = lambda ids: library.decode(ids, skip_special_tokens=True).strip()  # noqa: E731
+    return Tokenizer(spec, length, vocab_size, encode, end=None, pad=pad, spell=spell)
 
 
 def _bpe(spec, length, size, captions):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, models, networks
+from ssljax import decode, losses, models, networks
 from ssljax.fields import arg, module
 from ssljax.method import Method
 
@@ -46,3 +46,9 @@ class CapPa(Method):
         logits, ids = encodings["logits"], batch["text"]
         one_by_one = (ids != 0) & ~encodings["at_once"][:, None]
         return losses.caption(logits, ids), (extra, networks.caption_metrics(logits, ids, one_by_one))
+
+    def writer(self, params, extra, images):
+        """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""
+        stats = extra["stats"]["encoder"]
+        memory = models.apply(self.encoder, params["encoder"], stats, images, train=False)[0]["patches"]
+        return decode.Writer(self.text, params["text"], memory, self.text.vocab_size - 1)

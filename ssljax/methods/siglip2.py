@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, models, networks
+from ssljax import decode, losses, models, networks
 from ssljax.fields import arg, module
 from ssljax.method import Method
 from ssljax.models import towers
@@ -96,6 +96,12 @@ class SigLIP2(Method):
         extra = {**extra, "centre": keep(extra["centre"], e["whole"]), "patch_centre": keep(extra["patch_centre"], e["patches"])}
         metrics = {"siglip_loss": pairs, "caption_loss": caption, "local_loss": local, "masked_loss": masked, "logit_scale": scale}
         return loss, (extra, metrics)
+
+    def writer(self, params, extra, images):
+        """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""
+        stats = extra["stats"]["encoder"]
+        memory = models.apply(self.encoder, params["encoder"], stats, images, train=False)[0]["patches"]
+        return decode.Writer(self.decoder, params["decoder"], memory, self.decoder.vocab_size - 1)
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])

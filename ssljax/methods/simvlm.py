@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, models, networks
+from ssljax import decode, losses, models, networks
 from ssljax.fields import module
 from ssljax.method import Method
 
@@ -48,3 +48,9 @@ class SimVLM(Method):
     def objective(self, params, extra, encodings, batch, s):
         logits, ids, asked = encodings["logits"], batch["text"], encodings["asked"]
         return losses.cross_entropy(logits, ids, mask=asked), (extra, networks.caption_metrics(logits, ids, asked))
+
+    def writer(self, params, extra, images):
+        """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""
+        stats = extra["stats"]["encoder"]
+        memory = models.apply(self.encoder, params["encoder"], stats, images, train=False)[0]["patches"]
+        return decode.Writer(self.text, params["text"], memory, self.text.vocab_size - 1)

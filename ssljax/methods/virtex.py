@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, models, networks
+from ssljax import decode, losses, models, networks
 from ssljax.fields import module
 from ssljax.method import Method
 
@@ -46,6 +46,12 @@ class VirTex(Method):
         forth, back = losses.caption(logits, ids), losses.caption(encodings["backward"], encodings["turned"])
         metrics = {"forward_loss": forth, "backward_loss": back, **networks.caption_metrics(logits, ids, ids != 0)}
         return forth + back, (extra, metrics)
+
+    def writer(self, params, extra, images):
+        """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""
+        stats = extra["stats"]["encoder"]
+        memory = models.apply(self.encoder, params["encoder"], stats, images, train=False)[0]["patches"]
+        return decode.Writer(self.text, params["text"], memory, self.text.vocab_size - 1)
 
 
 def backwards(ids):

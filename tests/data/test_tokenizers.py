@@ -326,3 +326,21 @@ def test_a_config_trains_its_bpe_on_the_source_that_it_names(monkeypatch):
     data.tokenizer, data.caption, tower.vocab_size = "bytes", "caption", 257
     with pytest.raises(UserError, match="258 ids.*257 is fewer"):
         inputs.make_tokenizer(built)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "words:4096", "bpe:300", "clip", "sentencepiece"])
+def test_ids_are_spelt_again(kind, captions, clip_file, sentencepiece_file):
+    spec = {
+        "clip": f"clip:{clip_file[0] if isinstance(clip_file, tuple) else clip_file}",
+        "sentencepiece": f"sentencepiece:{sentencepiece_file}",
+    }
+    tokenizer = text.make(spec.get(kind, kind), 120, captions=captions)
+    some = [caption.lower() for caption in captions[:50]]
+    squeeze = lambda texts: [" ".join(t.replace(",", " ,").split()) for t in texts]  # noqa: E731 (white space is not kept by all)
+    assert squeeze(tokenizer.decode(tokenizer(some), captions=captions)) == squeeze(some)
+
+
+def test_words_that_no_caption_has_are_spelt_as_unknown():
+    tokenizer = text.make("words:4096", 6)
+    assert tokenizer.decode(tokenizer(["a red zebra"]), captions=["a red seven"]) == ["a red ?"]
+    assert tokenizer.decode(np.zeros((1, 6), int), captions=["a"]) == [""]

@@ -1,0 +1,37 @@
+"""Captions: does the text that a model writes of a picture name what is on it?"""
+
+import re
+
+import numpy as np
+
+from ssljax.evals import Context, NotApplicable, need
+
+NEEDS = "a method that writes captions, pictures of the test set, and class names of at least one kind of label"
+PICTURES = 512  # that are written about
+
+
+def run(context: Context) -> dict[str, float]:
+    """{"caption_<kind>": share of the test pictures whose caption has the name of their class, as whole words, and of no other class}."""
+    if context.write is None:
+        raise NotApplicable("the method writes no captions")
+    need(context, test=("image",))
+    count = min(PICTURES, len(context.test["image"]))
+    texts = context.write(context.test["image"][:count])
+    out = {}
+    for kind, names in context.class_names.items():
+        labels = context.test.get(f"label:{kind}")
+        if labels is not None and any(_has(text, name) for text in texts for name in names):
+            out[f"caption_{kind}"] = named(texts, names, labels[:count])
+    if not out:
+        raise NotApplicable("no caption names any class")
+    return out
+
+
+def named(texts, names, labels) -> float:
+    """Share of texts that have names[label] and none of the other names. labels: int (N,)."""
+    right = [{i for i, name in enumerate(names) if _has(text, name)} == {int(label)} for text, label in zip(texts, labels, strict=True)]
+    return float(np.mean(right))
+
+
+def _has(text, name):
+    return re.search(rf"\b{re.escape(name.lower())}\b", text.lower()) is not None
