@@ -13,7 +13,7 @@ LEARNING = ("data=photo",)
 
 def get_config(arg=""):
     a = embedded.parse(arg, steps=300, batch=256, clip_weight=1.0)
-    projector = dict(name="mlp", hidden=256, out=256)
+    projector = dict(name="mlp", hidden=256, out=256, norm="layer")
     method = dict(
         name="nclip",
         encoder=dict(embedded.RESNET, out=64),

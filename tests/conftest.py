@@ -100,7 +100,7 @@ def pytest_collection_modifyitems(items):
         name = None
         if item.path.name == "test_contract.py" and callspec:
             name = callspec.params.get("name") or callspec.params.get("method_config")
-        elif item.name.startswith("test_every_config_runs"):
+        elif item.name.startswith(("test_a_config_runs", "test_the_step_of_every_config")):
             name = callspec.id
         item.add_marker(pytest.mark.xdist_group(name or item.path.name))
 

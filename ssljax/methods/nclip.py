@@ -46,8 +46,7 @@ class NCLIP(Method):
     def objective(self, params, extra, encodings, batch, s):
         u, v = (jax.nn.log_softmax(encodings[f"{name}_logits"] / self.temperature) for name in ("image", "text"))
         cross = lambda a, b: -(jnp.exp(a) * b).sum(-1).mean()  # noqa: E731
-        entropy_of_mean = lambda a: -(jnp.exp(a).mean(0) * jnp.log(jnp.exp(a).mean(0) + 1e-8)).sum()  # noqa: E731
-        own, even = (cross(u, u) + cross(v, v)) / 2, (entropy_of_mean(u) + entropy_of_mean(v)) / 2
+        own, even = (cross(u, u) + cross(v, v)) / 2, (losses.entropy_of_mean(u) + losses.entropy_of_mean(v)) / 2
         loss = (cross(u, v) + cross(v, u)) / 2 + self.sharp_weight * own - self.even_weight * even
         metrics = {"teacher_entropy": own, "prototype_entropy": even}
         if self.clip_weight:

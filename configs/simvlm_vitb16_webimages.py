@@ -1,0 +1,16 @@
+"""SimVLM base (Wang et al. 2021, section 4.1).
+
+python -m ssljax.train --config configs/simvlm_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/simvlm
+
+Paper: 143.3 CIDEr on COCO, fine-tuned, of its largest model on ALIGN's pairs and C4.
+"""
+
+from ssljax import config as c
+from ssljax import webimages
+
+
+def get_config(arg=""):
+    a = c.parse(arg, batch=4096, examples=4_096_000_000)
+    encoder = webimages.VIT_B16 | dict(class_token=False, pool="gap")
+    text = webimages.TEXT | dict(cross=True, memory_width=768, length=64, pool="last")
+    return webimages.make(a, method=dict(name="simvlm", encoder=encoder, text=text))
