@@ -25,6 +25,7 @@ class Data:
     label: str = arg("label", "field that kNN and the linear probe predict")
     caption: str = arg("", "field with the text, for image-text methods")
     tokenizer: str = arg("", "bytes, words:V, bpe:V:SOURCE, clip:PATH, sentencepiece:PATH, tokenizers:PATH (see ssljax/data/text.py)")
+    knowledge: str = arg("", "JSON file {word: what it means}, added to captions and prompts that have the word (K-Lite)")
     image_size: int = arg(224, "side in pixels of an image for evaluation, and of whole images with crop=device")
     resize_ratio: float = arg(1.0, "evaluation: short side is resized to image_size * this, then the centre is cut")
     crop: str = arg("host", "where views are cut: host (large images, one decode) or device (small images of one size)")

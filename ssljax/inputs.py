@@ -27,7 +27,7 @@ def make_tokenizer(built):
             f"config.data.tokenizer={built.data.tokenizer!r} has {tokenizer.vocab_size} ids, "
             f"config.method.text.vocab_size={tower.vocab_size} is fewer"
         )
-    return tokenizer
+    return text.with_knowledge(tokenizer, built.data.knowledge) if built.data.knowledge else tokenizer
 
 
 def _captions(spec, field):

@@ -28,6 +28,7 @@ import dataclasses
 import functools
 import gzip
 import html
+import json
 import pathlib
 import re
 import string
@@ -118,6 +119,28 @@ def _file(spec, path, what):
     if not path.is_file():
         raise UserError(f"tokenizer {spec!r}: there is no file {path}; it must be {what}, and nothing is downloaded")
     return path
+
+
+def with_knowledge(tokenizer, path):
+    """The tokenizer with each text enriched by what a file says of its words (K-Lite, Shen et al. 2022, arXiv 2204.09222, section 3):
+    "a red seven on gravel" -> "a red seven on gravel, gravel: small loose stones". Longer entries first, each once; where the text gets
+    too long, the knowledge is cut. path: JSON, {word or words: what it means}. Raises UserError for a file that is none."""
+    file = _file("knowledge", path, "a JSON file, {word: what it means}")
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"config.data.knowledge={path!r} is no JSON: {error}") from None
+    if not isinstance(entries, dict) or not all(isinstance(meaning, str) for meaning in entries.values()):
+        raise UserError(f"config.data.knowledge={path!r}: expected one JSON object, {{word: what it means}}, of strings")
+    terms = sorted(entries, key=lambda term: (-len(term), term))
+    find = re.compile("|".join(rf"\b{re.escape(term.lower())}\b" for term in terms)) if terms else None
+    lower = {term.lower(): f"{term}: {meaning}" for term, meaning in entries.items()}
+
+    def enrich(text):
+        found = dict.fromkeys(find.findall(text.lower())) if find else {}
+        return ", ".join([text, *(lower[term] for term in found)])
+
+    return dataclasses.replace(tokenizer, encode=lambda texts: tokenizer.encode([enrich(text) for text in texts]))
 
 
 # ----------------------------------------------------------------------------------------------------------------- words

@@ -1,6 +1,7 @@
 """Tokenizers: ids, end, padding, truncation; the same on every machine. Published ones against loops that are written here."""
 
 import gzip
+import json
 import random
 import types
 import unicodedata
@@ -344,3 +345,20 @@ def test_words_that_no_caption_has_are_spelt_as_unknown():
     tokenizer = text.make("words:4096", 6)
     assert tokenizer.decode(tokenizer(["a red zebra"]), captions=["a red seven"]) == ["a red ?"]
     assert tokenizer.decode(np.zeros((1, 6), int), captions=["a"]) == [""]
+
+
+def test_knowledge_of_its_words_is_added_to_a_text(tmp_path):
+    path = tmp_path / "knowledge.json"
+    path.write_text(json.dumps({"gravel": "small loose stones", "red": "a colour", "red gravel": "crushed brick"}))
+    plain = text.make("words:4096", 16)
+    told = text.with_knowledge(plain, str(path))
+    rows = told(["A red seven on gravel", "on red gravel", "nothing, gravelly", "red, red"])
+    expected = ["A red seven on gravel, red: a colour, gravel: small loose stones", "on red gravel, red gravel: crushed brick",
+                "nothing, gravelly", "red, red, red: a colour"]  # fmt: skip
+    np.testing.assert_array_equal(rows, plain(expected))
+    for content, says in (("[1]", "one JSON object"), ("{", "is no JSON"), ('{"a": 1}', "of strings")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=says):
+            text.with_knowledge(plain, str(path))
+    with pytest.raises(UserError, match="there is no file"):
+        text.with_knowledge(plain, str(tmp_path / "missing.json"))
