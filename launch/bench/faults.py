@@ -95,7 +95,26 @@ class Bench:
 
     def finish(self, workdir, *more, processes=2):
         """A start that nothing befalls -> its exit code."""
-        return wait(self.start(workdir, *more, processes=processes))
+        for _ in range(3):
+            code = wait(self.start(workdir, *more, processes=processes))
+            if not self.missed(workdir):
+                break
+        return code
+
+    def running(self, workdir, steps, **how):
+        """A start that has logged so many steps more, still running."""
+        for _ in range(3):
+            begin, process = steps_logged(workdir), self.start(workdir, **how)
+            if until(lambda begin=begin: steps_logged(workdir) >= begin + steps, process):
+                return process
+            wait(process)
+            hold(self.missed(workdir), f"no steps: {self.said(workdir)[-2000:]}")
+        raise FellShort("three starts in a row whose processes did not meet")
+
+    def missed(self, workdir):
+        """Whether the processes of the latest start missed each other: XLA's gloo gives them 30 s to meet in a collective, too few where
+        one compiles for longer than the other on a busy machine. Whoever starts it again goes on, and so does this program."""
+        return "Gloo context initialization failed" in self.said(workdir)
 
     def copy(self, name):
         """The whole run's workdir under another name."""
@@ -225,8 +244,8 @@ def kills(bench):
             until(lambda since=since: saving(workdir, since), process)
         else:  # anywhere: compiling, the first step
             time.sleep(bench.random.uniform(0, 5))
-        if process.poll() is not None and "Gloo context initialization failed" in bench.said(workdir):
-            lost += 1  # 30 s, which XLA's gloo gives its processes to meet in a collective, were too few on a busy machine: a kill as well
+        if process.poll() is not None and bench.missed(workdir):
+            lost += 1  # a kill as well
             continue
         if process.poll() is not None:
             hold(process.returncode == 0, f"start {starts} ended with {process.returncode}: {bench.said(workdir)[-2000:]}")
@@ -247,8 +266,7 @@ def kills(bench):
 def sigterm(bench):
     """SIGTERM to one of the processes: all save at the same step and exit with 75; the next start ends with the same bits"""
     workdir = bench.scratch / "sigterm"
-    process = bench.start(workdir)
-    hold(until(lambda: steps_logged(workdir) >= 2, process), f"no steps: {bench.said(workdir)[-2000:]}")
+    process = bench.running(workdir, 2)
     try:
         with faults.lock(workdir):
             hold(False, "a second run could take the workdir")
@@ -275,8 +293,7 @@ def hosts(bench):
 
     workdir = bench.scratch / "hosts"
     for processes in (2, 1):
-        begin, process = steps_logged(workdir), bench.start(workdir, processes=processes)
-        hold(until(lambda b=begin: steps_logged(workdir) >= b + bench.steps // 4, process), f"no steps: {bench.said(workdir)[-2000:]}")
+        process = bench.running(workdir, bench.steps // 4, processes=processes)
         process.send_signal(signal.SIGTERM)
         code = wait(process)
         hold(code == Preempted.CODE, f"{processes} processes: exit code {code}: {bench.said(workdir)[-2000:]}")
