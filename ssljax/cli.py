@@ -51,8 +51,9 @@ def fake_devices(count=None):
         os.environ["XLA_FLAGS"] = xla.strip()
 
 
-def parse(argv, values, doc):
-    """absl flags. `values`: the entry's FlagValues; doc: what --help prints first. Raises UserError."""
+def parse(argv, values, doc, *, words=False):
+    """absl flags. `values`: the entry's FlagValues; doc: what --help prints first; words: arguments that are no flags are wanted.
+    -> these, a list. Raises UserError."""
     if {"--help", "-h", "-help"} & set(argv):
         print("\n".join([doc.strip(), "", "flags:", *_flag_lines(values)]))
         raise SystemExit(0)
@@ -60,8 +61,9 @@ def parse(argv, values, doc):
         left = values(argv)
     except flags.Error as error:
         raise UserError(f"{error}; --help lists all flags") from None
-    if len(left) > 1:
+    if len(left) > 1 and not words:
         raise UserError(f"unexpected argument {left[1]!r}; flags look like --workdir DIR")
+    return left[1:]
 
 
 def parse_config(argv, values, doc):

@@ -1,5 +1,8 @@
 """report.html: what a run learned, in one file that opens anywhere, offline, in light and in dark.
 
+python -m ssljax.report runs/simclr runs/byol --out report.html      # the curves of these runs as they are now, also while they go on
+python -m ssljax.evaluate --checkpoint runs/simclr --report report.html                                # with results and pictures
+
 `write` puts the page together; every figure is a function of plain arrays that returns a piece of HTML, so that a
 notebook or another page can use it alone. Charts are inline SVG whose colours follow the page; pictures are data URIs.
 Nothing is loaded from outside.
@@ -11,17 +14,24 @@ import io
 import json
 import math
 import os
+import pathlib
 import re
 from collections.abc import Sequence
 
 import numpy as np
+from absl import flags
 
-from ssljax import metrics
+from ssljax import cli, metrics
+from ssljax.errors import UserError
 
 # A figure is at most so many rows; the page is to be looked at, not to hold the data set.
 MAX_ROWS = 8
 
 ACCURACY = re.compile(r"top\d|zeroshot|_r\d+$|accuracy")  # metrics of which more is better
+TELLING = re.compile(rf"(^|[/_])loss|rankme|feature_std|entropy|{ACCURACY.pattern}")  # curves that are in view
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("out", "report.html", "the file to write", flag_values=FLAGS)
 
 
 def write(path: str | os.PathLike, runs: list[dict], table: list[dict], *, title: str = "ssljax report", intro: str = "") -> None:
@@ -48,6 +58,8 @@ def write(path: str | os.PathLike, runs: list[dict], table: list[dict], *, title
         body.append(f'<nav aria-label="Runs">{links}</nav>')
     if table:
         body.append(_section("Results", results_table(table), "results", level=2))
+    if together := _together(runs):
+        body.append(_section("Curves of all runs", together, "together", level=2))
     body += [_run(i, run) for i, run in enumerate(runs)]
     page = PAGE.replace("{title}", _text(title)).replace("{style}", STYLE).replace("{body}", "\n".join(body))
     with open(path, "w", encoding="utf-8") as f:
@@ -178,8 +190,7 @@ def curves(series: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     folded away.
     """
     moving = {k: v for k, v in series.items() if len(v[0]) > 1}
-    telling = re.compile(rf"(^|[/_])loss|rankme|feature_std|entropy|{ACCURACY.pattern}")
-    front = sorted((k for k in moving if telling.search(k)), key=lambda k: k != "loss")
+    front = sorted((k for k in moving if TELLING.search(k)), key=lambda k: k != "loss")
     back = sorted(k for k in moving if k not in front)
     if not moving:
         return "<p class=hint>The run wrote fewer than two points of any metric.</p>"
@@ -189,6 +200,18 @@ def curves(series: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
         heading = f"Schedules, speed and the rest ({len(back)})"
         out += f"<details{'' if front else ' open'}><summary>{heading}</summary>{inner}</details>"
     return out
+
+
+def _together(runs: list[dict]) -> str:
+    """Metrics that two runs or more have, their lines over one another; six runs at the most, which is as many as eyes tell apart."""
+    series = {run["name"]: read_metrics(run["metrics"]) for run in runs[:6] if run.get("metrics") is not None}
+    shared = {}
+    for name, metrics_of in series.items():
+        for metric, points in metrics_of.items():
+            if TELLING.search(metric) and len(points[0]) > 1:
+                shared.setdefault(metric, {})[name] = points
+    charts = "".join(line_chart(lines, title=label(metric)) for metric, lines in sorted(shared.items()) if len(lines) > 1)
+    return f"<div class=charts>{charts}</div>" if charts else ""
 
 
 def _charts(series: dict) -> str:
@@ -510,3 +533,22 @@ ol li { margin-bottom: 7px; font-size: .86rem; line-height: 1.35; }
   .zeroshot { grid-template-columns: 72px minmax(0, 1fr); }
 }
 """
+
+
+def main(argv):
+    folders = cli.parse(argv, FLAGS, __doc__, words=True)
+    if not folders:
+        raise UserError("which runs? python -m ssljax.report DIR..., each the --workdir of a run of train.py")
+    runs = []
+    for folder in map(pathlib.Path, folders):
+        path = folder / "metrics.jsonl"
+        if not path.exists():
+            raise UserError(f"{folder} has no metrics.jsonl: expected the --workdir of a run of train.py that has logged a step")
+        last = max((row["step"] for row in metrics.read(path) if "step" in row), default=0)
+        runs.append({"name": folder.name, "metrics": str(path), "summary": f"{folder}, logged up to step {last}"})
+    write(FLAGS.out, runs, [])
+    print(f"wrote {FLAGS.out}")
+
+
+if __name__ == "__main__":
+    cli.command(main)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ssljax import report
+from ssljax.errors import UserError
 
 pytestmark = pytest.mark.quick
 
@@ -207,3 +208,20 @@ def test_a_reconstruction_may_have_nothing_masked():
     checker = Checker()
     checker.feed(report.reconstructions(original=pictures(2), reconstruction=pictures(2)))
     assert len(checker.images) == 4
+
+
+def test_the_curves_of_runs_are_drawn_over_one_another(tmp_path, capsys):
+    for name, slope in (("first", 1.0), ("second", 2.0)):
+        (tmp_path / name).mkdir()
+        rows = [{"step": s, "loss": 5 - slope * s, "only" + name: s} for s in range(5)]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9, "lo')  # being written
+    out = tmp_path / "report.html"
+    report.main(["report", str(tmp_path / "first"), str(tmp_path / "second"), "--out", str(out)])
+    page = out.read_text()
+    together = page[page.index("Curves of all runs") : page.index('id="run-0"')]
+    assert together.count("<svg") == 1 and "first" in together and "second" in together  # the one metric that both have
+    assert "logged up to step 4" in page
+    with pytest.raises(UserError, match="no metrics.jsonl"):
+        report.main(["report", str(tmp_path)])
+    with pytest.raises(UserError, match="which runs"):
+        report.main(["report"])
