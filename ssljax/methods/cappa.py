@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import decode, losses, models, networks
+from ssljax import losses, models, networks
 from ssljax.fields import arg, module
 from ssljax.method import Method
+from ssljax.models import towers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +23,8 @@ class CapPa(Method):
     parallel: float = arg(0.75, "share of the batch whose words are predicted all at once; 0: Cap")
 
     def init(self, rng, batch):
-        r, images = jax.random.split(rng), batch["views"][:, 0]
-        encoder, stats = models.init(self.encoder, r[0], images, train=False)
-        h, _ = models.apply(self.encoder, encoder, stats, images, train=False)
-        text, _ = models.init(self.text, r[1], batch["text"], train=False, memory=h["patches"])
-        return {"encoder": encoder, "text": text}, {"stats": {"encoder": stats, "text": {}}}
-
-    def read(self, params, ids, memory, valid, train, rng=None):
-        """Logits (B, T, V) of the next token after ids (B, T), of the patches `memory`; the head is the token embedding transposed."""
-        t, _ = models.apply(self.text, params["text"], {}, ids, train=train, rng=rng, valid=valid, memory=memory)
-        return t["tokens"].astype(jnp.float32) @ params["text"]["token_embed"]["embedding"].T
+        params, stats = towers.init_captioner(self.encoder, self.text, rng, batch["views"][:, 0], batch["text"])
+        return params, {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
         r, ids, special = jax.random.split(rng, 3), batch["text"], self.text.vocab_size - 1
@@ -39,7 +32,8 @@ class CapPa(Method):
         at_once = jax.random.uniform(r[1], ids.shape[:1]) < self.parallel
         read = jnp.where(at_once[:, None], special, networks.starts(ids, special))
         before = jnp.tril(jnp.ones((ids.shape[1],) * 2, bool))
-        logits = self.read(params, read, h["patches"], before | at_once[:, None, None], True, r[2])
+        seen = before | at_once[:, None, None]
+        logits = towers.next_words(self.text, params["text"], read, h["patches"], valid=seen, train=True, rng=r[2])
         return {"logits": logits, "at_once": at_once}, {**extra, "stats": {**extra["stats"], "encoder": stats}}
 
     def objective(self, params, extra, encodings, batch, s):
@@ -49,6 +43,4 @@ class CapPa(Method):
 
     def writer(self, params, extra, images):
         """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""
-        stats = extra["stats"]["encoder"]
-        memory = models.apply(self.encoder, params["encoder"], stats, images, train=False)[0]["patches"]
-        return decode.Writer(self.text, params["text"], memory, self.text.vocab_size - 1)
+        return towers.writer(self.encoder, self.text, params, params["text"], extra["stats"], images)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import decode, losses, models, networks
+from ssljax import losses, models, networks
 from ssljax.fields import arg, module
 from ssljax.method import Method
 from ssljax.models import towers
@@ -63,8 +63,7 @@ class SigLIP2(Method):
         at_once = jax.random.uniform(r[2], ids.shape[:1]) < self.parallel
         read = jnp.where(at_once[:, None], special, networks.starts(ids, special))
         seen = jnp.tril(jnp.ones((ids.shape[1],) * 2, bool)) | at_once[:, None, None]
-        c, _ = models.apply(self.decoder, params["decoder"], {}, read, train=True, rng=r[3], valid=seen, memory=h["patches"])
-        logits = c["tokens"].astype(jnp.float32) @ params["decoder"]["token_embed"]["embedding"].T
+        logits = towers.next_words(self.decoder, params["decoder"], read, h["patches"], valid=seen, train=True, rng=r[3])
 
         size = self.encoder.patch_size
         masked = round(self.mask_ratio * towers.image_patches(self.encoder, images))
@@ -99,9 +98,7 @@ class SigLIP2(Method):
 
     def writer(self, params, extra, images):
         """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""
-        stats = extra["stats"]["encoder"]
-        memory = models.apply(self.encoder, params["encoder"], stats, images, train=False)[0]["patches"]
-        return decode.Writer(self.decoder, params["decoder"], memory, self.decoder.vocab_size - 1)
+        return towers.writer(self.encoder, self.decoder, params, params["decoder"], extra["stats"], images)
 
     def after_step(self, params, extra, s):
         return networks.follow(extra, params, s["ema"])

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import decode, losses, models, networks
+from ssljax import losses, models, networks
 from ssljax.fields import module
 from ssljax.method import Method
+from ssljax.models import towers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +22,8 @@ class SimVLM(Method):
     text: nn.Module = module("the decoder; its memory_width is the encoder's width", name="text", cross=True, pool="last")
 
     def init(self, rng, batch):
-        r, images = jax.random.split(rng), batch["views"][:, 0]
-        encoder, stats = models.init(self.encoder, r[0], images, train=False)
-        h, _ = models.apply(self.encoder, encoder, stats, images, train=False)
-        text, _ = models.init(self.text, r[1], batch["text"], train=False, memory=h["patches"])
-        return {"encoder": encoder, "text": text}, {"stats": {"encoder": stats, "text": {}}}
-
-    def read(self, params, ids, memory, valid, train, rng=None):
-        """Logits (B, T, V) of the next token after ids (B, T). valid: bool (B, T, T), which sees which."""
-        t, _ = models.apply(self.text, params["text"], {}, ids, train=train, rng=rng, valid=valid, memory=memory)
-        return t["tokens"].astype(jnp.float32) @ params["text"]["token_embed"]["embedding"].T
+        params, stats = towers.init_captioner(self.encoder, self.text, rng, batch["views"][:, 0], batch["text"])
+        return params, {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
         r, ids = jax.random.split(rng, 3), batch["text"]
@@ -39,7 +32,8 @@ class SimVLM(Method):
         prefix = jnp.floor(jax.random.uniform(r[1], count.shape) * count).astype(jnp.int32)  # words of the prefix: 0 to all but one
         place = jnp.arange(ids.shape[1])
         seen = (place <= place[:, None]) | (place[None, None] <= prefix[:, None, None])  # the start token and the prefix, by all
-        logits = self.read(params, networks.starts(ids, self.text.vocab_size - 1), h["patches"], seen, True, r[2])
+        read = networks.starts(ids, self.text.vocab_size - 1)
+        logits = towers.next_words(self.text, params["text"], read, h["patches"], valid=seen, train=True, rng=r[2])
         return {"logits": logits, "asked": (place >= prefix[:, None]) & (ids != 0)}, {
             **extra,
             "stats": {**extra["stats"], "encoder": stats},
@@ -51,6 +45,4 @@ class SimVLM(Method):
 
     def writer(self, params, extra, images):
         """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""
-        stats = extra["stats"]["encoder"]
-        memory = models.apply(self.encoder, params["encoder"], stats, images, train=False)[0]["patches"]
-        return decode.Writer(self.text, params["text"], memory, self.text.vocab_size - 1)
+        return towers.writer(self.encoder, self.text, params, params["text"], extra["stats"], images)

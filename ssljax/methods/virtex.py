@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import decode, losses, models, networks
+from ssljax import losses, models, networks
 from ssljax.fields import module
 from ssljax.method import Method
+from ssljax.models import towers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,26 +21,19 @@ class VirTex(Method):
     text: nn.Module = module("either decoder; its memory_width is the encoder's width", name="text", cross=True, causal=True, depth=1)
 
     def init(self, rng, batch):
-        r, images = jax.random.split(rng, 3), batch["views"][:, 0]
-        encoder, stats = models.init(self.encoder, r[0], images, train=False)
-        h, _ = models.apply(self.encoder, encoder, stats, images, train=False)
-        forth, back = (models.init(self.text, key, batch["text"], train=False, memory=h["patches"])[0] for key in r[1:])
-        back = {name: leaf for name, leaf in back.items() if name != "token_embed"}
-        return {"encoder": encoder, "text": forth, "backward": back}, {"stats": {"encoder": stats}}
-
-    def read(self, params, ids, memory, train, rng=None):
-        """Logits (B, T, V) of the next token after ids (B, T). params: a decoder's."""
-        t, _ = models.apply(self.text, params, {}, ids, train=train, rng=rng, memory=memory)
-        return t["tokens"].astype(jnp.float32) @ params["token_embed"]["embedding"].T
+        r, images = jax.random.split(rng), batch["views"][:, 0]
+        params, stats = towers.init_captioner(self.encoder, self.text, r[0], images, batch["text"])
+        back = towers.init_captioner(self.encoder, self.text, r[1], images, batch["text"])[0]["text"]
+        return params | {"backward": {k: v for k, v in back.items() if k != "token_embed"}}, {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
         r, ids, special = jax.random.split(rng, 3), batch["text"], self.text.vocab_size - 1
         h, stats = models.apply(self.encoder, params["encoder"], extra["stats"]["encoder"], batch["views"][:, 0], train=True, rng=r[0])
         turned = backwards(ids)
         shared = {"token_embed": params["text"]["token_embed"]}
-        logits = self.read(params["text"], networks.starts(ids, special), h["patches"], True, r[1])
-        other = self.read(params["backward"] | shared, networks.starts(turned, special), h["patches"], True, r[2])
-        return {"logits": logits, "backward": other, "turned": turned}, {**extra, "stats": {"encoder": stats}}
+        read = lambda p, ids, key: towers.next_words(self.text, p, networks.starts(ids, special), h["patches"], train=True, rng=key)  # noqa: E731
+        logits, other = read(params["text"], ids, r[1]), read(params["backward"] | shared, turned, r[2])
+        return {"logits": logits, "backward": other, "turned": turned}, {**extra, "stats": {**extra["stats"], "encoder": stats}}
 
     def objective(self, params, extra, encodings, batch, s):
         ids, logits = batch["text"], encodings["logits"]
@@ -49,9 +43,7 @@ class VirTex(Method):
 
     def writer(self, params, extra, images):
         """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""
-        stats = extra["stats"]["encoder"]
-        memory = models.apply(self.encoder, params["encoder"], stats, images, train=False)[0]["patches"]
-        return decode.Writer(self.text, params["text"], memory, self.text.vocab_size - 1)
+        return towers.writer(self.encoder, self.text, params, params["text"], extra["stats"], images)
 
 
 def backwards(ids):

@@ -1,11 +1,11 @@
-"""The two towers of an image-text method, and the vectors that they give."""
+"""The two towers of an image-text method and the vectors that they give; an encoder and the decoder that writes of it."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, models
+from ssljax import decode, losses, models
 
 
 def init(image, text, rng, images, ids):
@@ -59,3 +59,26 @@ def embed(image, text, params, stats, batch):
         h, _ = models.apply(text, params["text"], stats["text"], batch["text"], train=False)
         out["text_embedding"] = unit(h)
     return out
+
+
+# ------------------------------------------------------------------------------------ an encoder, and a decoder that looks at its patches
+def init_captioner(image, decoder, rng, images, ids):
+    """image, decoder: modules, a text tower with cross-attention the latter. -> {"encoder": params, "text": params}, statistics."""
+    r = jax.random.split(rng)
+    encoder, stats = models.init(image, r[0], images, train=False)
+    h, _ = models.apply(image, encoder, stats, images, train=False)
+    text, _ = models.init(decoder, r[1], ids, train=False, memory=h["patches"])
+    return {"encoder": encoder, "text": text}, {"encoder": stats, "text": {}}
+
+
+def next_words(decoder, params, ids, memory, *, train, valid=None, rng=None):
+    """Logits (B, T, V) of the token after each of ids int (B, T), by the patches `memory`; the output layer is the token embedding
+    transposed. valid: which token sees which, (B, T, T); None: as the decoder is."""
+    t, _ = models.apply(decoder, params, {}, ids, train=train, rng=rng, valid=valid, memory=memory)
+    return t["tokens"].astype(jnp.float32) @ params["token_embed"]["embedding"].T
+
+
+def writer(image, decoder, params, words, stats, images):
+    """A `decode.Writer` of the captions of normalised images (B, H, W, 3). words: the decoder's params; the last id starts a text."""
+    memory = models.apply(image, params["encoder"], stats["encoder"], images, train=False)[0]["patches"]
+    return decode.Writer(decoder, words, memory, decoder.vocab_size - 1)
