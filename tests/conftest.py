@@ -95,6 +95,9 @@ def room_for_programs():
 def pytest_collection_modifyitems(items):
     """Which tests run in one process, where there are several: those of a file, which share fixtures; in sweeps those of one method, which
     share its programs, or each by itself."""
+    items.sort(
+        key=lambda item: item.path.name != "test_survival.py"
+    )  # the longest begins first, so that no process waits for it at the end
     for item in items:
         callspec = getattr(item, "callspec", None)
         name = None

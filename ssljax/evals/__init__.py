@@ -27,20 +27,20 @@ class Context:
                   methods "image_embedding" and "text_embedding" (N, E).
     classes:      number of classes of "label".
     text_embed:   list of M strings -> (M, E) float32, or None where the method has no text tower.
-    write:        uint8 pictures (M, H, W, 3) -> M captions, or None where the method writes none.
     class_names:  {kind: [name of class 0, name of class 1, ...]}
     prompts:      {kind: [template with one {} for the class name, ...]}
     seed:         keys every random choice an evaluator makes.
+    write:        uint8 pictures (M, H, W, 3) -> M captions, or None where the method writes none.
     """
 
     train: dict[str, np.ndarray]
     test: dict[str, np.ndarray]
     classes: int
     text_embed: Callable[[list[str]], Any] | None = None
-    write: Callable[[Any], list[str]] | None = None
     class_names: dict[str, list[str]] = field(default_factory=dict)
     prompts: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0
+    write: Callable[[Any], list[str]] | None = None
 
 
 def available() -> list[str]:

@@ -311,7 +311,7 @@ def test_bpe_refuses():
 
 def test_a_config_trains_its_bpe_on_the_source_that_it_names(monkeypatch):
     source = "synthetic:n=64,height=8,width=8,words=3-8"
-    data = types.SimpleNamespace(tokenizer=f"bpe:300:{source}", caption="caption", source="folder:elsewhere", train="train")
+    data = types.SimpleNamespace(tokenizer=f"bpe:300:{source}", caption="caption", source="folder:elsewhere", train="train", knowledge="")
     tower = types.SimpleNamespace(length=20, vocab_size=300)
     built = types.SimpleNamespace(data=data, method=types.SimpleNamespace(text=tower))
     records = sources.open(source, "train").__getitems__(range(64))
