@@ -1,5 +1,6 @@
 """From a checked config to what the entries feed to a program: tokenizer, training batches, evaluators' features."""
 
+import functools
 import pathlib
 
 import jax
@@ -169,6 +170,7 @@ def caption_writer(built, program, state, tokenizer, captions, *, beams=1, batch
     if tokenizer is None or not hasattr(built.method, "writer"):
         return None
     length = getattr(built.method, "decoder", built.method.text).length
+    spelling = functools.cache(captions)  # read once, and only for a tokenizer that keeps no words
 
     @jax.jit
     def ids_of(state, images):
@@ -182,7 +184,7 @@ def caption_writer(built, program, state, tokenizer, captions, *, beams=1, batch
             part = np.asarray(images[start : start + batch])
             padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
             rows.append(np.asarray(ids_of(state, padded))[: len(part)])
-        return tokenizer.decode(np.concatenate(rows), captions())
+        return tokenizer.decode(np.concatenate(rows), () if tokenizer.spell else spelling())
 
     return write
 

@@ -165,9 +165,18 @@ def starts(ids, start):
     return jnp.concatenate([jnp.full_like(ids[:, :1], start), ids[:, :-1]], axis=1)
 
 
-def caption_metrics(logits, ids, mask):
+def partly_at_once(rng, ids, start, share):
+    """CapPa's reading (Tschannen et al. 2023, section 3) of texts ids int (B, T), a share of them at once: `start` everywhere, seen by
+    all; the others shifted by `start`, each place seeing those before. -> what is read int (B, T), which place sees which bool (B, T, T),
+    which texts are read at once bool (B,)."""
+    at_once = jax.random.uniform(rng, ids.shape[:1]) < share
+    read = jnp.where(at_once[:, None], start, starts(ids, start))
+    return read, jnp.tril(jnp.ones((ids.shape[1],) * 2, bool)) | at_once[:, None, None], at_once
+
+
+def accuracy(logits, ids, mask):
     """Share of the tokens ids (B, T) where mask (B, T) that logits (B, T, V) have right."""
-    return {"word_accuracy": losses.masked_mean((logits.argmax(-1) == ids).astype(jnp.float32), mask)}
+    return losses.masked_mean((logits.argmax(-1) == ids).astype(jnp.float32), mask)
 
 
 def text_features(module, params, ids):
@@ -245,8 +254,7 @@ def said_right(logits, words, mask, codes):
     """Metrics of the words (B, N) of masked patches (mask (B, N)) by logits (B, N, K): how many are right, how many the commonest word of
     the batch would get right, the share of the codebook that the batch uses."""
     counts = jnp.zeros(codes).at[words.reshape(-1)].add(1.0)
-    accuracy = losses.masked_mean((logits.argmax(-1) == words).astype(jnp.float32), mask)
-    return {"accuracy": accuracy, "commonest_word": counts.max() / words.size, "codebook_use": (counts > 0).mean()}
+    return {"accuracy": accuracy(logits, words, mask), "commonest_word": counts.max() / words.size, "codebook_use": (counts > 0).mean()}
 
 
 def tower_weights(workdir):

@@ -22,7 +22,6 @@ class BEiT(Method):
     tokenizer: str = arg("", "workdir of the first stage, a run of dvae or vqkd; empty: words are patches' mean colours, 8 levels each")
     mask_ratio: float = arg(0.4, "share of the patches that is masked, in blocks")
     least: int = arg(16, "patches of the smallest masked block")
-
     aggregate: int = arg(0, "BEiT v2: the first so many blocks' patches, with the last block's class token, go to a second head; 0: none")
     aggregate_depth: int = arg(2, "blocks of that head")
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from ssljax import losses, models, networks
 from ssljax.fields import arg, module
@@ -29,17 +28,14 @@ class CapPa(Method):
     def encode(self, params, extra, batch, rng, s):
         r, ids, special = jax.random.split(rng, 3), batch["text"], self.text.vocab_size - 1
         h, stats = models.apply(self.encoder, params["encoder"], extra["stats"]["encoder"], batch["views"][:, 0], train=True, rng=r[0])
-        at_once = jax.random.uniform(r[1], ids.shape[:1]) < self.parallel
-        read = jnp.where(at_once[:, None], special, networks.starts(ids, special))
-        before = jnp.tril(jnp.ones((ids.shape[1],) * 2, bool))
-        seen = before | at_once[:, None, None]
+        read, seen, at_once = networks.partly_at_once(r[1], ids, special, self.parallel)
         logits = towers.next_words(self.text, params["text"], read, h["patches"], valid=seen, train=True, rng=r[2])
         return {"logits": logits, "at_once": at_once}, {**extra, "stats": {**extra["stats"], "encoder": stats}}
 
     def objective(self, params, extra, encodings, batch, s):
         logits, ids = encodings["logits"], batch["text"]
         one_by_one = (ids != 0) & ~encodings["at_once"][:, None]
-        return losses.caption(logits, ids), (extra, networks.caption_metrics(logits, ids, one_by_one))
+        return losses.caption(logits, ids), (extra, {"word_accuracy": networks.accuracy(logits, ids, one_by_one)})
 
     def writer(self, params, extra, images):
         """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""

@@ -3,9 +3,8 @@
 import dataclasses
 
 import flax.linen as nn
-import jax.numpy as jnp
 
-from ssljax import losses, models
+from ssljax import losses, models, networks
 from ssljax.fields import arg, module
 from ssljax.method import Method
 from ssljax.models import towers
@@ -40,7 +39,7 @@ class CoCa(Method):
         clip = losses.clip_softmax(encodings["image"], encodings["text"], scale)
         words = batch["text"][:, 1:]
         caption = losses.caption(encodings["logits"], words, pad=0)
-        right = losses.masked_mean((encodings["logits"].argmax(-1) == words).astype(jnp.float32), (words != 0).astype(jnp.float32))
+        right = networks.accuracy(encodings["logits"], words, words != 0)
         metrics = {"clip_loss": clip, "caption_loss": caption, "word_accuracy": right, "logit_scale": scale}
         return clip + self.caption_weight * caption, (extra, metrics)
 

@@ -63,7 +63,7 @@ class IGPT(Method):
             read = jnp.where(mask, self.colours, ids)
         else:
             mask = jnp.ones(ids.shape, bool)
-            read = jnp.concatenate([jnp.full_like(ids[:, :1], self.colours), ids[:, :-1]], axis=1)
+            read = networks.starts(ids, self.colours)
         h, _ = models.apply(self.tower, params["encoder"], {}, read, train=True, rng=r[1])
         logits, _ = models.apply(self.head, params["head"], {}, h["tokens"], train=True)  # (B, N, K)
         return {"logits": logits, "ids": ids, "mask": mask, "pixels": pixels}, extra

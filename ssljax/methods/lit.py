@@ -25,7 +25,7 @@ class LiT(Method):
     init_bias: float = arg(-10.0, "logit bias at the start of the sigmoid loss; learned")
 
     def weights(self):
-        return {"tower": networks.checkpoint(self.tower, "tower", "embed")[1]} if self.tower else {}
+        return networks.tower_weights(self.tower)
 
     def init(self, rng, batch):
         r = jax.random.split(rng, 3)

@@ -60,9 +60,7 @@ class SigLIP2(Method):
         of = lambda p, name, x: models.apply(self.head, p[name], {}, x, train=True)[0]  # noqa: E731
         h = run(params, images, rng=r[0])
         t, _ = models.apply(self.text, params["text"], {}, ids, train=True, rng=r[1])
-        at_once = jax.random.uniform(r[2], ids.shape[:1]) < self.parallel
-        read = jnp.where(at_once[:, None], special, networks.starts(ids, special))
-        seen = jnp.tril(jnp.ones((ids.shape[1],) * 2, bool)) | at_once[:, None, None]
+        read, seen, _ = networks.partly_at_once(r[2], ids, special, self.parallel)
         logits = towers.next_words(self.decoder, params["decoder"], read, h["patches"], valid=seen, train=True, rng=r[3])
 
         size = self.encoder.patch_size

@@ -41,7 +41,7 @@ class SimVLM(Method):
 
     def objective(self, params, extra, encodings, batch, s):
         logits, ids, asked = encodings["logits"], batch["text"], encodings["asked"]
-        return losses.cross_entropy(logits, ids, mask=asked), (extra, networks.caption_metrics(logits, ids, asked))
+        return losses.cross_entropy(logits, ids, mask=asked), (extra, {"word_accuracy": networks.accuracy(logits, ids, asked)})
 
     def writer(self, params, extra, images):
         """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""

@@ -38,7 +38,7 @@ class VirTex(Method):
     def objective(self, params, extra, encodings, batch, s):
         ids, logits = batch["text"], encodings["logits"]
         forth, back = losses.caption(logits, ids), losses.caption(encodings["backward"], encodings["turned"])
-        metrics = {"forward_loss": forth, "backward_loss": back, **networks.caption_metrics(logits, ids, ids != 0)}
+        metrics = {"forward_loss": forth, "backward_loss": back, "word_accuracy": networks.accuracy(logits, ids, ids != 0)}
         return forth + back, (extra, metrics)
 
     def writer(self, params, extra, images):

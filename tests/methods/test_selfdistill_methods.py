@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax import config as configs
-from ssljax import method, models, networks, program, sharding, trees
+from ssljax import method, models, networks, trees
 from ssljax.methods import dinov2, swav
-from tests.conftest import METHODS, raw_batch, small_config
+from tests.conftest import METHODS, program_of, raw_batch
 
 pytestmark = pytest.mark.quick
 
@@ -61,10 +60,8 @@ def test_swavs_queue_is_used_once_it_is_full_and_due():
 @pytest.mark.parametrize("name, expected", [("simclr", [(32, 0)]), ("moco", [(16, 0), (16, 0)]), ("dino", [(32, 0), (32, 0), (64, 1)])])
 def test_views_of_one_size_make_one_pass(name, expected):
     """(pictures, which size) of every pass of a step of 16 examples: DINO's teacher and student over 2 large views, 4 small in a third."""
-    config = small_config(METHODS[name])
-    built = configs.build(config)
+    config, _, run = program_of(METHODS[name], "1")
     raw = raw_batch(config)
-    run = program.make(config, built, sharding.make_mesh({"data": 1}, batch=config.batch, devices=jax.devices()[:1]), raw, examples=64)
     with models.passes() as passes:
         jax.eval_shape(run.train_step, run.shapes, raw)
     sides = sorted({shape[1] for shape in passes}, reverse=True)
@@ -78,12 +75,9 @@ def test_views_of_one_size_make_one_pass(name, expected):
 def test_batch_statistics_tell_nothing_about_which_views_belong_together(name):
     """What MoCo v1 shuffles for. On eight devices, every encoding is the same whatever the order of the examples, and so whatever
     device each lies on and with whom: its statistics are the whole batch's."""
-    config = small_config(METHODS[name])
-    built = configs.build(config)
+    config, built, run = program_of(METHODS[name], "data=8")
     raw = raw_batch(config)
-    mesh = sharding.make_mesh({"data": 8}, batch=config.batch)
-    run = program.make(config, built, mesh, raw, examples=64)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(run.mesh):
         params, extra = run.init().params, run.init().extra
         batch = jax.jit(run.augment)(run.put(raw))
         s = {key: plan(jnp.int32(0)) for key, plan in run.schedules.items()}
