@@ -13,7 +13,7 @@ FIRST = {"tokenizer": "vqkd_vit_scenes.py:data=photo"}
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=600)
+    a = embedded.parse(arg, steps=500, batch=64)
     encoder = dict(embedded.VIT, mask_token=True, pool="gap", position="relative_shared")
     views = dict(count=1, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0)
     method = dict(name="beit", encoder=encoder, least=4, aggregate=3, aggregate_depth=1)

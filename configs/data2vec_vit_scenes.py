@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=1200)
+    a = embedded.parse(arg, steps=1400, batch=64)
     method = dict(
         name="data2vec",
         encoder=dict(embedded.VIT, mask_token=True, pool="gap", class_token=False),

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=300)
+    a = embedded.parse(arg, steps=440)
     head = dict(name="dino_head", hidden=128, bottleneck=64, out=256, layers=3)
     return embedded.make(
         a,

@@ -9,6 +9,7 @@ from ssljax import embedded
 
 FAMILY = "image-text"
 LEARNING = ("data=photo",)
+FIRST = {"teacher": "clip_resnet_scenes.py:data=photo"}
 
 
 def get_config(arg=""):

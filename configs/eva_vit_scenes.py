@@ -13,7 +13,7 @@ FIRST = {"tower": "clip_resnet_scenes.py:data=photo"}
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=600)
+    a = embedded.parse(arg, steps=800, batch=64)
     encoder = dict(embedded.VIT, mask_token=True, pool="gap")
     views = dict(count=1, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0)
     method = dict(name="eva", encoder=encoder, least=4)

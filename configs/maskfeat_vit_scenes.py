@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=1200)
+    a = embedded.parse(arg, steps=800, batch=64)
     encoder = dict(embedded.VIT, mask_token=True, pool="gap", class_token=False)
     method = dict(name="maskfeat", encoder=encoder, cell=4, least=4)
     views = dict(count=1, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0)

@@ -1,14 +1,15 @@
 """Texts written word by word, by a decoder that looks at a picture: greedy, sampled, by beams; with a cache, and jitted.
 
-    write = decode.Writer(module, params, memory, start=vocabulary - 1)
+    write = decode.tower(module, params, memory, start=vocabulary - 1)
     ids = decode.greedy(write, length=12)                       # int32 (B, 12)
     ids = decode.sample(write, rng, length=12, temperature=0.7, top_p=0.9)
     ids, scores = decode.beam(write, length=12, beams=4)
 
-Id 0 is padding and ends a text: behind the first 0 all is 0.
+Id 0 is padding and ends a text, as the writer's `end` does: behind the first of them all is 0.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,33 +20,51 @@ from ssljax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-    """A text tower with cross-attention (models/text.py) whose output layer is its token embedding transposed.
+    """What gives the next word's logits; `tower` makes one of a text tower with cross-attention.
 
-    module, params: the tower. memory: (B, M, C), what it looks at. start: the id that a text starts with."""
+    next: (cache, ids int (B, 1), the place of that token, memory) -> float32 logits (B, V), cache; {} is no cache yet.
+    memory: (B, M, C), what it looks at. start: the id that a text starts with. length: the most tokens it has places for.
+    end: the id behind which nothing is said; 0, padding, always ends."""
 
-    module: Any
-    params: Any
+    next: Callable
     memory: Any
     start: int
+    length: int
+    end: int = 0
 
     def begin(self, rows=1):
         """The cache in front of the first word, each picture `rows` times."""
         memory = jnp.repeat(self.memory, rows, axis=0)
-        _, cache = self._apply({}, jnp.full((len(memory), 1), self.start), 0, memory)
+        _, cache = self.next({}, jnp.full((len(memory), 1), self.start), jnp.int32(0), memory)
         # That call made the cache and filled in its first place; it is filled in again by the first word that is written.
         return memory, jax.tree.map(lambda x: jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.integer) else x, cache)
 
     def __call__(self, state, ids, at):
         """state: (memory, cache). ids: int (B,), the token at place `at` -> float32 logits of the next (B, V), state."""
         memory, cache = state
-        logits, cache = self._apply({"cache": cache}, ids[:, None], at, memory)
-        return logits, (memory, cache)
+        logits, cache = self.next(cache, ids[:, None], jnp.asarray(at, jnp.int32), memory)
+        return (logits if self.start == self.end else logits.at[:, self.start].set(-jnp.inf)), (memory, cache)
 
-    def _apply(self, variables, ids, at, memory):
-        at = jnp.asarray(at, jnp.int32)
-        out, changed = self.module.apply({"params": self.params, **variables}, ids, train=False, memory=memory, at=at, mutable=["cache"])
-        logits = out["tokens"][:, 0].astype(jnp.float32) @ self.params["token_embed"]["embedding"].T.astype(jnp.float32)
-        return logits.at[:, self.start].set(-jnp.inf), changed["cache"]
+    def ended(self, ids):
+        """Which of ids int are the end of a text."""
+        return (ids == 0) | (ids == self.end)
+
+
+def tower(module, params, memory, start):
+    """The Writer of a text tower (models/text.py) that looks at memory (B, M, C); its output layer is its token embedding transposed."""
+
+    def next_word(cache, ids, at, memory):
+        out, cache = cached(module, params, cache, ids, memory=memory, at=at)
+        return out["tokens"][:, 0].astype(jnp.float32) @ params["token_embed"]["embedding"].T.astype(jnp.float32), cache
+
+    return Writer(next_word, memory, start, module.length)
+
+
+def cached(module, params, cache, *args, **more):
+    """module(*args, **more) in evaluation, with a cache of the tokens before ({}: none yet). -> outputs, cache."""
+    given = {"cache": cache} if cache else {}
+    out, changed = module.apply({"params": params, **given}, *args, train=False, **more, mutable=["cache"])
+    return out, changed["cache"]
 
 
 def _loop(write, length, choose, rng):
@@ -56,7 +75,7 @@ def _loop(write, length, choose, rng):
         state, ids, ended = carry
         logits, state = write(state, ids, at)
         ids = jnp.where(ended, 0, choose(jax.random.fold_in(rng, at), logits)).astype(jnp.int32)
-        return (state, ids, ended | (ids == 0)), ids
+        return (state, ids, ended | write.ended(ids)), ids
 
     count = len(write.memory)
     start = (write.begin(), jnp.full(count, write.start, jnp.int32), jnp.zeros(count, bool))
@@ -102,7 +121,7 @@ def beam(write, *, length, beams=4, length_penalty=0.0):
         logits, state = write(state, ids, at)
         chance = jax.nn.log_softmax(logits).reshape(count, beams, -1)
         vocabulary = chance.shape[-1]
-        ended = (ids.reshape(count, beams) == 0)[..., None]
+        ended = write.ended(ids.reshape(count, beams))[..., None]
         chance = jnp.where(ended, jnp.where(jnp.arange(vocabulary) == 0, 0.0, far), chance)  # what has ended goes on with padding
         score, best = jax.lax.top_k((score[..., None] + chance).reshape(count, -1), beams)
         parent, word = best // vocabulary, best % vocabulary
@@ -121,5 +140,5 @@ def beam(write, *, length, beams=4, length_penalty=0.0):
 
 
 def _check(write, length):
-    if length > write.module.length:
-        raise UserError(f"length={length}: the decoder has places for {write.module.length} tokens")
+    if length > write.length:
+        raise UserError(f"length={length}: the decoder has places for {write.length} tokens")

@@ -1,5 +1,6 @@
 """From a checked config to what the entries feed to a program: tokenizer, training batches, evaluators' features."""
 
+import dataclasses
 import functools
 import pathlib
 
@@ -162,21 +163,23 @@ def text_embedder(program, state, tokenizer):
     return embed
 
 
-def caption_writer(built, program, state, tokenizer, captions, *, beams=1, batch=64):
-    """uint8 pictures (N, S, S, 3), of the size the method takes -> N captions, the likeliest by `beams`; None for a method that writes
-    none. captions: texts that spell the words of a tokenizer which keeps none."""
+def caption_writer(built, program, state, tokenizer, captions, *, beams=1, length_penalty=1.0, batch=64):
+    """uint8 pictures (N, S, S, 3), of the size the method takes -> N captions, the likeliest by `beams` (decode.beam); None for a method
+    that writes none. captions: texts that spell the words of a tokenizer which keeps none."""
     from ssljax import augment, decode, method
 
     if tokenizer is None or not hasattr(built.method, "writer"):
         return None
-    length = getattr(built.method, "decoder", built.method.text).length
     spelling = functools.cache(captions)  # read once, and only for a tokenizer that keeps no words
 
     @jax.jit
     def ids_of(state, images):
         images = augment.normalise(images.astype(jnp.float32) / 255.0, *program.statistics)
         write = built.method.writer(*method.averaged(state.params, state.extra), images)
-        return decode.greedy(write, length=length) if beams == 1 else decode.beam(write, length=length, beams=beams)[0]
+        write = dataclasses.replace(write, end=tokenizer.end or 0)
+        if beams == 1:
+            return decode.greedy(write, length=write.length)
+        return decode.beam(write, length=write.length, beams=beams, length_penalty=length_penalty)[0]
 
     def write(images):
         rows = []

@@ -165,6 +165,11 @@ def starts(ids, start):
     return jnp.concatenate([jnp.full_like(ids[:, :1], start), ids[:, :-1]], axis=1)
 
 
+def started(ids, start):
+    """Texts int (B, T) that start with the id `start`: as they are where they do, else shifted by one, the last id gone."""
+    return jnp.where(ids[:, :1] == start, ids, starts(ids, start))
+
+
 def partly_at_once(rng, ids, start, share):
     """CapPa's reading (Tschannen et al. 2023, section 3) of texts ids int (B, T), a share of them at once: `start` everywhere, seen by
     all; the others shifted by `start`, each place seeing those before. -> what is read int (B, T), which place sees which bool (B, T, T),

@@ -37,7 +37,7 @@ def logits_of(tower, words):
 
 def test_greedy_is_the_argmax_of_the_whole_text_run_again(tower):
     module, params, memory = tower
-    got = np.asarray(jax.jit(lambda p, m: decode.greedy(decode.Writer(module, p, m, START), length=LENGTH))(params, memory))
+    got = np.asarray(jax.jit(lambda p, m: decode.greedy(decode.tower(module, p, m, START), length=LENGTH))(params, memory))
     words, ended = np.zeros((3, LENGTH), np.int32), np.zeros(3, bool)
     for at in range(LENGTH):
         best = np.asarray(logits_of(tower, jnp.asarray(words)))[:, at].argmax(-1)
@@ -55,17 +55,17 @@ def test_enough_beams_find_the_likeliest_text_of_all(tower):
     at = np.take_along_axis(chance, np.asarray(texts)[..., None], axis=2)[..., 0]
     counts = np.concatenate([np.ones((len(texts), 1)), np.asarray(texts)[:, :-1] != 0], axis=1)  # words up to the end, with it
     score = (at * counts).sum(1)
-    words, best = jax.jit(lambda p, m: decode.beam(decode.Writer(module, p, m, START), length=length, beams=36))(params, one)
+    words, best = jax.jit(lambda p, m: decode.beam(decode.tower(module, p, m, START), length=length, beams=36))(params, one)
     assert tuple(np.asarray(words)[0]) == texts[score.argmax()]
     np.testing.assert_allclose(best[0], score.max(), rtol=1e-5)
-    single, _ = decode.beam(decode.Writer(module, params, memory, START), length=LENGTH, beams=1)
-    np.testing.assert_array_equal(single, decode.greedy(decode.Writer(module, params, memory, START), length=LENGTH))
+    single, _ = decode.beam(decode.tower(module, params, memory, START), length=LENGTH, beams=1)
+    np.testing.assert_array_equal(single, decode.greedy(decode.tower(module, params, memory, START), length=LENGTH))
 
 
 def test_samples_have_the_models_own_frequencies(tower):
     module, params, memory = tower
     many = jnp.broadcast_to(memory[:1], (4096, *memory.shape[1:]))
-    write = decode.Writer(module, params, many, START)
+    write = decode.tower(module, params, many, START)
     first = np.asarray(decode.sample(write, jax.random.PRNGKey(0), length=1))[:, 0]
     chance = np.exp(np.asarray(logits_of((module, params, memory[:1]), jnp.zeros((1, 1), jnp.int32)))[0, 0])
     np.testing.assert_allclose(np.bincount(first, minlength=VOCABULARY) / 4096, chance, atol=0.03)
@@ -80,4 +80,4 @@ def test_samples_have_the_models_own_frequencies(tower):
 
 def test_a_text_longer_than_the_table_of_positions_is_refused(tower):
     with pytest.raises(UserError, match="places for 5 tokens"):
-        decode.greedy(decode.Writer(*tower, START), length=6)
+        decode.greedy(decode.tower(*tower, START), length=6)

@@ -4,7 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 
-from ssljax import losses, models, networks
+from ssljax import decode, losses, models, networks
 from ssljax.fields import arg, module
 from ssljax.method import Method
 from ssljax.models import towers
@@ -20,6 +20,7 @@ class CoCa(Method):
     init_temperature: float = arg(0.07, "temperature at the start; the logarithm of its inverse, the logit scale, is learned")
     max_scale: float = arg(100.0, "the logit scale is held at or below it")
     caption_weight: float = arg(2.0, "weight of the captions' loss")
+    start: int = arg(-1, "id that a text starts with, put in front where its tokenizer has not; -1: the last id")
 
     def init(self, rng, batch):
         params, stats = towers.init(self.encoder, self.text, rng, batch["views"][:, 0], batch["text"])
@@ -30,18 +31,36 @@ class CoCa(Method):
 
     def encode(self, params, extra, batch, rng, s):
         h, _ = models.apply(self.encoder, params["encoder"], {}, batch["views"][:, 0], train=True, rng=rng)
-        t, _ = models.apply(self.text, params["text"], {}, batch["text"], train=True)
+        ids = networks.started(batch["text"], self._start)
+        t, _ = models.apply(self.text, params["text"], {}, ids, train=True)
         logits, _ = models.apply(self.decoder, params["decoder"], {}, t["tokens"][:, :-1], h["memory"], train=True)
-        return {"image": towers.unit(h), "text": towers.unit(t), "logits": logits}, extra  # (B, E), (B, E), (B, T - 1, V)
+        return {"image": towers.unit(h), "text": towers.unit(t), "logits": logits, "words": ids[:, 1:]}, extra  # logits (B, T - 1, V)
 
     def objective(self, params, extra, encodings, batch, s):
         scale = towers.scale(params, self.max_scale)
         clip = losses.clip_softmax(encodings["image"], encodings["text"], scale)
-        words = batch["text"][:, 1:]
+        words = encodings["words"]
         caption = losses.caption(encodings["logits"], words, pad=0)
         right = networks.accuracy(encodings["logits"], words, words != 0)
         metrics = {"clip_loss": clip, "caption_loss": caption, "word_accuracy": right, "logit_scale": scale}
         return clip + self.caption_weight * caption, (extra, metrics)
 
     def embed(self, params, extra, batch):
+        if "text" in batch:
+            batch = {**batch, "text": networks.started(batch["text"], self._start)}
         return towers.embed(self.encoder, self.text, params, extra["stats"], batch)
+
+    def writer(self, params, extra, images):
+        """A `decode.Writer` of the captions of normalised images (B, H, W, 3)."""
+        memory, length = models.apply(self.encoder, params["encoder"], {}, images, train=False)[0]["memory"], self.text.length
+
+        def next_word(cache, ids, at, memory):
+            t, own = decode.cached(self.text, params["text"], cache.get("text"), ids, at=at)
+            logits, other = decode.cached(self.decoder, params["decoder"], cache.get("decoder"), t["tokens"], memory, decode=length)
+            return logits[:, 0], {"text": own, "decoder": other}
+
+        return decode.Writer(next_word, memory, self._start, length)
+
+    @property
+    def _start(self):
+        return self.start % self.text.vocab_size

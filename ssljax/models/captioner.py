@@ -16,6 +16,7 @@ class CrossBlock(nn.Module):
     mlp_dim: int
     activation: str = "gelu"
     norm_eps: float = 1e-6
+    decode: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -23,7 +24,7 @@ class CrossBlock(nn.Module):
         def norm(name):
             return nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
 
-        attention = Attention(self.heads, norm_eps=self.norm_eps, dtype=self.dtype, name="attn")
+        attention = Attention(self.heads, norm_eps=self.norm_eps, decode=self.decode, dtype=self.dtype, name="attn")
         x = x + attention(norm("norm1")(x), Context(memory=norm("norm_memory")(memory)))
         return x + MLP(self.mlp_dim, self.activation, self.dtype, name="mlp")(norm("norm2")(x))
 
@@ -37,11 +38,12 @@ class Pair(nn.Module):
     activation: str
     norm_eps: float
     causal: bool
+    decode: int
     dtype: Any
 
     @nn.compact
     def __call__(self, x, memory):
-        shared = dict(activation=self.activation, norm_eps=self.norm_eps, dtype=self.dtype)
+        shared = dict(activation=self.activation, norm_eps=self.norm_eps, decode=self.decode, dtype=self.dtype)
         x, _ = Block(self.heads, self.mlp_dim, causal=self.causal, **shared, name="own")(x, 0.0, Context())
         return CrossBlock(self.heads, self.cross_mlp_dim, **shared, name="cross")(x, memory), None
 
@@ -55,12 +57,14 @@ class CaptionDecoder(Stack):
     causal: bool = arg(True, "a token sees those before it only; off: all (CapPa's parallel prediction)")
 
     @nn.compact
-    def __call__(self, tokens, memory, *, train):
+    def __call__(self, tokens, memory, *, train, decode=0):
+        """decode: for writing, the tokens a text may get: tokens (B, 1, D) is the next one, earlier ones are in the collection "cache"."""
         del train  # no dropout: the same function in training and evaluation
         block = Pair if self.remat == "none" else nn.remat(Pair, policy=REMAT[self.remat], prevent_cse=False)
-        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=self.depth)
-        fields = (self.heads, self.mlp_dim, self.cross_mlp_dim, self.activation, self.norm_eps, self.causal, jnp.dtype(self.dtype))
-        x, _ = stack(*fields, name="blocks")(tokens.astype(self.dtype), memory)
+        axes = dict(variable_axes={"params": 0, "cache": 0}, split_rngs={"params": True}, in_axes=nn.broadcast)
+        stack = nn.scan(block, **axes, length=self.depth)
+        fields = (self.heads, self.mlp_dim, self.cross_mlp_dim, self.activation, self.norm_eps, self.causal, decode)
+        x, _ = stack(*fields, jnp.dtype(self.dtype), name="blocks")(tokens.astype(self.dtype), memory)
         x = self.layer_norm("norm")(x)
         return nn.Dense(self.vocab_size, use_bias=False, dtype=self.dtype, kernel_init=kernel_init, name="out")(x).astype(jnp.float32)
 

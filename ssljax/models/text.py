@@ -51,7 +51,8 @@ class TextTransformer(Stack):
         init = nn.initializers.normal(0.02)
         x = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=init, name="token_embed")(ids)
         mask = None if valid is None else valid[:, None] if valid.ndim == 3 else valid[:, None, None, :]
-        if self.class_token:
+        appended = self.class_token and at is None  # writing, there is no text yet that it could stand behind
+        if appended:
             token = self.param("cls_token", init, (1, 1, self.width)).astype(x.dtype)
             x = jnp.concatenate([x, jnp.broadcast_to(token, (len(x), 1, self.width))], axis=1)
             mask = _class_mask(ids)
@@ -67,9 +68,9 @@ class TextTransformer(Stack):
         decode = 0 if at is None else self.length
         stack = self.transformer(causal=self.causal, cross=self.cross, decode=decode, last_norm=self.last_norm == "tokens")
         x, each = stack(x, train=train, context=context, layers=True)
-        pooled = x[:, -1] if self.class_token else self._pool(x, ids)
+        pooled = x[:, -1] if appended else self._pool(x, ids)
         pooled = self.layer_norm("pool_norm")(pooled) if self.last_norm == "pooled" else pooled
-        x = x[:, :-1] if self.class_token else x
+        x = x[:, :-1] if appended else x
         outputs = {"tokens": x, "pooled": pooled} | ({"layers": each} if layers else {})
         if self.pooler:
             dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=kernel_init, name="pooler")

@@ -81,4 +81,4 @@ def next_words(decoder, params, ids, memory, *, train, valid=None, rng=None):
 def writer(image, decoder, params, words, stats, images):
     """A `decode.Writer` of the captions of normalised images (B, H, W, 3). words: the decoder's params; the last id starts a text."""
     memory = models.apply(image, params["encoder"], stats["encoder"], images, train=False)[0]["patches"]
-    return decode.Writer(decoder, words, memory, decoder.vocab_size - 1)
+    return decode.tower(decoder, words, memory, decoder.vocab_size - 1)
