@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=1000, batch=128)
+    a = embedded.parse(arg, steps=600, batch=64)
     queries = dict(pool="queries", queries=9, query_width=64, query_heads=4, last_norm="pooled", class_token=False, out=64)
     text = dict(embedded.TEXT, causal=True, class_token=True, last_norm="pooled", out=64)
     decoder = dict(name="caption_decoder", vocab_size=2048, width=64, depth=2, heads=4, mlp_dim=128, cross_mlp_dim=128)

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=800, adversarial=0.0, masks="central")
+    a = embedded.parse(arg, steps=600, adversarial=0.0, masks="central")
     method = dict(
         name="context_encoder",
         encoder=embedded.RESNET,

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=800)
+    a = embedded.parse(arg, steps=600)
     method = dict(name="denoising", encoder=embedded.RESNET, decoder=dict(name="image_decoder", size=32, width=64))
     return embedded.make(a, method=method, views=dict(count=1))

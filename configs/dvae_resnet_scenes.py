@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=800, codes=128)
+    a = embedded.parse(arg, steps=600, codes=128)
     encoder = dict(name="resnet", stages=(1, 1), bottleneck=False, width=16, stem="small")
     method = dict(
         name="dvae", encoder=encoder, decoder=dict(name="image_decoder", size=32, width=64), codes=a.codes, width=32, kl_weight=0.005

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=1000, batch=256, mask_ratio=0.5)
+    a = embedded.parse(arg, steps=700, batch=128, mask_ratio=0.5)
     encoder = dict(embedded.VIT, pool="gap", class_token=False, out=64)
     method = dict(name="clip", encoder=encoder, text=dict(embedded.TEXT, out=64), mask_ratio=a.mask_ratio)
     return embedded.make_pairs(a, method=method, optim=dict(lr=dict(kind="cosine", peak=1e-3, warmup_steps=50)))

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=800)
+    a = embedded.parse(arg, steps=600)
     method = dict(name="jigsaw", encoder=embedded.RESNET, head=dict(name="mlp", hidden=256, out=24), side=2)
     return embedded.make(a, method=method, views=dict(count=1))

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=500, batch=128)
+    a = embedded.parse(arg, steps=550, batch=64)
     encoder = dict(embedded.VIT, pool="gap", class_token=False, position="sincos_mae", out=64)
     decoder = dict(name="mae_decoder", patch_size=4, width=64, depth=1, heads=4, mlp_dim=128)
     method = dict(name="mae_clip", encoder=encoder, text=dict(embedded.TEXT, out=64), decoder=decoder)

@@ -12,5 +12,5 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=800)
+    a = embedded.parse(arg, steps=600)
     return embedded.make(a, method=dict(name="rotnet", encoder=embedded.RESNET), views=dict(count=1))

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=400, batch=128)
+    a = embedded.parse(arg, steps=350, batch=64)
     encoder = dict(embedded.VIT, pool="gap", class_token=False, mask_token=True, out=64)
     decoder = dict(embedded.TEXT, cross=True, memory_width=96, pool="last")
     head = dict(name="dino_head", hidden=64, bottleneck=32, out=256)

@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=800)
+    a = embedded.parse(arg, steps=600)
     method = dict(name="split_brain", encoder=embedded.RESNET, step=20)
     return embedded.make(a, method=method, views=dict(count=1, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0))
