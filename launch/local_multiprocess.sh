@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
 set -euo pipefail
+launcher=local_multiprocess.sh
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=launch/arguments.sh
+source "$root/launch/arguments.sh"
 
 usage() {
   cat <<'TEXT'
 Train with several processes on this machine, each with its own fake CPU devices: what a pod does, without a pod.
 
-  bash launch/local_multiprocess.sh [--dry-run] N [M] -- ARGUMENTS OF ssljax.train
+  bash launch/local_multiprocess.sh [--restarts K] [--dry-run] N [M] -- ARGUMENTS OF ssljax.train
   bash launch/local_multiprocess.sh 2 4 -- --config configs/simclr_resnet_scenes.py --workdir runs/two
 
-  N          processes
-  M          devices a process (default 4): N * M devices in all
-  --dry-run  print the command of every process, run none
+  N             processes
+  M             devices a process (default 4): N * M devices in all
+  --restarts K  after a failure, or exit code 75 of a process that was told to stop, start all again, up to K times (default 0):
+                the run goes on from its newest checkpoint. Not after exit code 2, a mistake, nor when this script was told to stop
+  --dry-run     print the command of every process, run none
 
 Process 0 writes here; the others write to temporary files, printed if a process fails. If one fails, all are ended and
 the exit code is the first failure's. SIGTERM and Ctrl-C are passed on to every process as SIGTERM; a second one kills.
@@ -19,19 +25,20 @@ PYTHON (default: the repository's .venv/bin/python if it is there, else python) 
 TEXT
 }
 
-die() {
-  echo "local_multiprocess.sh: $*" >&2
-  exit 2
-}
-
 # -------------------------------------------------------------------------------------------------------- arguments
-dry_run=""
+dry_run="" restarts=0
 positional=()
 while (($#)); do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --dry-run) dry_run=1 ;;
+    --restarts)
+      [[ $# -ge 2 && -n "$2" && "$2" != -* ]] || die "--restarts needs a value (see --help)"
+      restarts="$2"
+      shift
+      ;;
     --) break ;;
+    -*) die "unknown option $1; arguments of ssljax.train go after -- (see --help)" ;;
     *) positional+=("$1") ;;
   esac
   shift
@@ -41,18 +48,13 @@ shift
 ((${#positional[@]} == 1 || ${#positional[@]} == 2)) || die "expected N [M] before --, got: ${positional[*]:-nothing}"
 processes="${positional[0]}"
 devices="${positional[1]:-4}"
-[[ "$processes" =~ ^[1-9][0-9]*$ ]] || die "N is a number of processes >= 1, got $processes"
-[[ "$devices" =~ ^[1-9][0-9]*$ ]] || die "M is a number of devices >= 1, got $devices"
+check_number "N, the processes," "$processes" 1
+check_number "M, the devices a process," "$devices" 1
+check_number --restarts "$restarts" 0
+check_train "$PWD" "$@"
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="${PYTHON:-}"
 [[ -n "$python" ]] || { [[ -x "$root/.venv/bin/python" ]] && python="$root/.venv/bin/python"; } || python=python
-
-if [[ -n "$dry_run" ]]; then
-  port=PORT
-else
-  port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')"
-fi
 
 command_of() { # fills `command` with the argument list of process $1
   command=(
@@ -68,10 +70,10 @@ command_of() { # fills `command` with the argument list of process $1
 }
 
 if [[ -n "$dry_run" ]]; then
+  port=PORT
   for ((id = 0; id < processes; id++)); do
     command_of "$id" "$@"
-    printf '%q ' "${command[@]}"
-    echo
+    show "${command[@]}"
   done
   exit 0
 fi
@@ -95,40 +97,51 @@ forward() {
 trap forward TERM INT
 trap 'end_all KILL; rm -rf "$logs"' EXIT
 
-for ((id = 0; id < processes; id++)); do
-  command_of "$id" "$@"
-  if ((id == 0)); then
-    "${command[@]}" &
-  else
-    : >"$logs/$id"
-    "${command[@]}" >>"$logs/$id" 2>&1 &
-  fi
-  running[id]=$!
-done
-[[ -z "$forwarded" ]] || end_all TERM # it came before all were started
-
-# At the first failure the rest are ended: their next collective would wait for the dead one forever. By KILL: TERM they
-# would answer by saving, together with the one that died. (Polling, since `wait -n` loses one of two that end together.)
-status=0
-while ((${#running[@]})); do
-  for process in "${!running[@]}"; do
-    if kill -0 "${running[$process]}" 2>/dev/null; then continue; fi
-    code=0
-    wait "${running[$process]}" 2>/dev/null || code=$?
-    unset "running[$process]"
-    if ((code != 0 && (status == 0 || status == 75))); then
-      status=$code failed=$process
-      [[ -n "$forwarded" ]] || ((code == 75)) || end_all KILL # 75: told to stop, as the others are; they are saving as well
+# At the first failure the rest are ended: their next collective would wait for the dead one until --peer_timeout. By KILL: TERM
+# they would answer by saving, together with the one that died. (Polling, since `wait -n` loses one of two that end together.)
+attempt() { # starts all, waits for all; sets $status
+  # A port of its own: the last one may still be held.
+  port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')"
+  for ((id = 0; id < processes; id++)); do
+    command_of "$id" "$@"
+    if ((id == 0)); then
+      "${command[@]}" &
+    else
+      : >"$logs/$id"
+      "${command[@]}" >>"$logs/$id" 2>&1 &
     fi
+    running[id]=$!
   done
-  sleep 0.1
-done
+  [[ -z "$forwarded" ]] || end_all TERM # it came before all were started
 
-if ((status != 0 && status != 75)); then
-  for ((id = 1; id < processes; id++)); do
-    echo "---- process $id of $processes" >&2
-    cat "$logs/$id" >&2
+  local failed=""
+  status=0
+  while ((${#running[@]})); do
+    for process in "${!running[@]}"; do
+      if kill -0 "${running[$process]}" 2>/dev/null; then continue; fi
+      code=0
+      wait "${running[$process]}" 2>/dev/null || code=$?
+      unset "running[$process]"
+      if ((code != 0 && (status == 0 || status == 75))); then
+        status=$code failed=$process
+        [[ -n "$forwarded" ]] || ((code == 75)) || end_all KILL # 75: told to stop, as the others are; they are saving as well
+      fi
+    done
+    sleep 0.1
   done
-  echo "local_multiprocess.sh: process $failed ended first, with exit code $status; all were ended" >&2
-fi
-exit "$status"
+
+  if ((status != 0 && status != 75)); then
+    for ((id = 1; id < processes; id++)); do
+      echo "---- process $id of $processes" >&2
+      cat "$logs/$id" >&2
+    done
+    echo "local_multiprocess.sh: process $failed ended first, with exit code $status; all were ended" >&2
+  fi
+}
+
+while :; do
+  attempt "$@"
+  if ((status == 0 || status == 2 || restarts == 0)) || [[ -n "$forwarded" ]]; then exit "$status"; fi
+  restarts=$((restarts - 1))
+  echo "local_multiprocess.sh: exit code $status; starting all again, $restarts more times if need be" >&2
+done

@@ -68,6 +68,9 @@ class Evals:
     train_examples: int = arg(4096, "at most so many labelled training images for evaluators; 0: all")
     test_examples: int = arg(0, "at most so many test images; 0: all")
     batch: int = arg(256, "images in a batch of feature extraction")
+    masks: str = arg("scenes/masks", "pictures with masks, for segmentation and objects: scenes/masks or tfds:NAME (data/dense.py)")
+    depth: str = arg("scenes/layers", "pictures with depth: scenes/layers or tfds:NAME")
+    video: str = arg("scenes/moving", "videos with masks of objects: scenes/moving or tfds:NAME")
 
 
 @dataclasses.dataclass(frozen=True)

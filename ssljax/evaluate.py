@@ -21,7 +21,7 @@ PICTURES = 4096  # of each split that are kept as pixels: for the raw-pixel base
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("checkpoint", [], "workdirs of train.py (or their checkpoints folder), one or several", flag_values=FLAGS)
 flags.DEFINE_list(
-    "evals", ["knn", "linear", "zeroshot", "retrieval", "rankme"], "evaluators, the files of ssljax/evals/", flag_values=FLAGS
+    "evals", ["knn", "linear", "zeroshot", "retrieval", "rankme"], "evaluators, the files of ssljax/evals/; all", flag_values=FLAGS
 )
 flags.DEFINE_string("data", "", "another source than the one trained on, e.g. folder:PATH", flag_values=FLAGS)
 flags.DEFINE_string("label", "", "another field to predict than the config's", flag_values=FLAGS)
@@ -88,7 +88,8 @@ def rows_of(restored, evaluators, *, baselines=True):
 
     def judge(title, names, state, train, test, tokenizer):
         numbers, reasons = inputs.judge(names, built, run, state, source, train, test, tokenizer)
-        numbers.pop("linear_regulariser", None)  # how the probe was fitted, not what the features are worth
+        for key in ("linear_regulariser", "knn_best_k", "knn_best_temperature", "sgd_linear_rate"):
+            numbers.pop(key, None)  # how a probe was fitted, not what the features are worth
         rows.append({"features": title, **numbers})
         if title == "pretrained":
             notes.extend(f"{name}: {reason}" for name, reason in reasons.items())
@@ -115,10 +116,19 @@ def rows_of(restored, evaluators, *, baselines=True):
 
 def print_table(title, rows):
     """The rows on the terminal: one line a metric, one column each of raw pixels, random encoder, pretrained."""
-    metrics = list(dict.fromkeys(k for row in rows for k in row if k != "features"))
-    print(f"\n{title}\n{'':32}" + "".join(row["features"].rjust(16) for row in rows))
+    metrics = list(dict.fromkeys(k for row in rows for k in row if k != "features" and not k.endswith("_ci95")))
+    print(f"\n{title}\n{'':32}" + "".join(row["features"].rjust(18) for row in rows))
     for metric in metrics:
-        print(f"{metric:32}" + "".join((f"{row[metric]:.3f}" if metric in row else "-").rjust(16) for row in rows))
+        print(f"{metric:32}" + "".join(cell(row, metric).rjust(18) for row in rows))
+    if any(key.endswith("_ci95") for row in rows for key in row):
+        print("±: half of the 95 % interval, by bootstrap over the test examples")
+
+
+def cell(row, metric):
+    """ "0.583 ±0.021" of a row of numbers."""
+    if metric not in row:
+        return "-"
+    return f"{row[metric]:.3f}" + (f" ±{row[metric + '_ci95']:.3f}" if f"{metric}_ci95" in row else "")
 
 
 def run_report(name, folder, restored, rows, notes, trained):
@@ -226,14 +236,15 @@ def main(argv):
 
     from ssljax import evals, inputs, report
 
-    for name in FLAGS.evals:
+    evaluators = evals.available() if FLAGS.evals == ["all"] else FLAGS.evals
+    for name in evaluators:
         evals.load(name)
     table, runs = [], []
     for directory in FLAGS.checkpoint:
         folder = epath.Path(directory)
         restored = restore(directory, step=FLAGS.step, data=FLAGS.data, label=FLAGS.label)
         name = folder.name if folder.name != "checkpoints" else folder.parent.name
-        rows, notes, trained = rows_of(restored, FLAGS.evals, baselines=FLAGS.baselines)
+        rows, notes, trained = rows_of(restored, evaluators, baselines=FLAGS.baselines)
         if jax.process_index() == 0:
             print_table(f"{name}: {restored['config'].method.name} on {restored['config'].data.source}, step {restored['step']}, "
                         f"label {inputs.label_of(restored['built'], restored['test'])}", rows)  # fmt: skip

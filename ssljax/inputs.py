@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import pathlib
 
 import jax
@@ -192,6 +193,88 @@ def caption_writer(built, program, state, tokenizer, captions, *, beams=1, lengt
     return write
 
 
+def looker(built, program, state, *, batch=256):
+    """What a method's encoder sees of pictures, `evals.Context.look`; None for a method whose encoder does not look at pictures."""
+    from ssljax import augment, method, models
+
+    encoder = getattr(built.method, "encoder", None)
+    if encoder is None or encoder is getattr(built.method, "text", 0):
+        return None
+    weights = method.averaged(state.params, state.extra)
+
+    def see(params, extra, images):
+        images = augment.normalise(images.astype(jnp.float32) / 255.0, *program.statistics)
+        out = {"features": built.method.embed(params, extra, {"image": images})["features"]}
+        if "encoder" not in params:
+            return out
+        stats = extra.get("stats", {}).get("encoder", {})
+        more = {"layers": True} if "layers" in inspect.signature(type(encoder).__call__).parameters else {}
+        seen, _ = models.apply(encoder, params["encoder"], stats, images, train=False, **more)
+        if "layers" in seen:
+            out["layers"] = jnp.moveaxis(seen["layers"].astype(jnp.float32).mean(2), 0, 1)
+        patches = seen.get("patches")
+        side = 0 if patches is None else round(patches.shape[1] ** 0.5)
+        if side < 2 or side**2 != patches.shape[1]:
+            return out
+        out["patches"] = patches.reshape(len(images), side, side, -1)
+        if getattr(encoder, "class_token", False):
+            maps = models.attention(encoder, params["encoder"], images)[..., -(side**2) :]
+            out["attention"] = maps.reshape(len(images), -1, side, side)
+        return out
+
+    program_of = jax.jit(lambda params, extra, images: {k: v.astype(jnp.float32) for k, v in see(params, extra, images).items()})
+
+    def look(images):
+        rows = []
+        with jax.set_mesh(program.mesh):
+            for part, count in _batches(images, batch, program):
+                out = program_of(*weights, program.put({"image": part})["image"])
+                rows.append({k: program.fetch(v)[:count] for k, v in out.items()})
+        return {k: np.concatenate([row[k] for row in rows]) for k in rows[0]}
+
+    return look
+
+
+def _batches(images, batch, program):
+    """(this process's rows of a padded batch, how many of the whole batch are real), ..."""
+    size = -(-min(batch, len(images)) // program.mesh.size) * program.mesh.size
+    mine = size // jax.process_count()
+    for start in range(0, len(images), size):
+        part = np.asarray(images[start : start + size])
+        padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
+        yield padded[jax.process_index() * mine :][:mine], len(part)
+
+
+def viewer(built, program, images, most=256):
+    """count -> uint8 (N, count, H, W, 3): pictures as training augments them, `evals.Context.views`; of at most `most` of images."""
+    images = images[:most]
+    name = next((name for name, group in built.groups.items() if group.count), None)
+    if name is None:
+        return None
+    augmented = jax.jit(lambda batch: program.pixels(program.augment(batch)[name][:, 0]))
+
+    def views(count):
+        out = []
+        for epoch in range(count):  # the draws are those of (seed, epoch, picture)
+            rows = []
+            with jax.set_mesh(program.mesh):
+                for part, real in _batches(images, 256, program):
+                    ids = np.arange(len(part), dtype=np.int32)
+                    raw = {"image": part, "id": ids, "epoch": np.full_like(ids, epoch), "label": 0 * ids, "valid": ids >= 0}
+                    rows.append(program.fetch(augmented(program.put(raw)))[:real])
+            out.append(np.concatenate(rows))
+        return np.stack(out, axis=1)
+
+    return views
+
+
+def dense_of(built):
+    """Pictures whose pixels have a truth, at the config's size, `evals.Context.dense`."""
+    from ssljax.data import dense
+
+    return functools.cache(lambda kind, split: dense.load(getattr(built.evals, kind), kind, split, built.data.image_size))
+
+
 def judge(names, built, program, state, source, train, test, tokenizer, *, seed=0):
     """Run evaluators on extracted features. -> {metric: float}, {evaluator: why it does not apply}."""
     from ssljax import evals
@@ -202,6 +285,9 @@ def judge(names, built, program, state, source, train, test, tokenizer, *, seed=
         classes=len(class_names(source).get(label_of(built, source), ())),
         text_embed=text_embedder(program, state, tokenizer),
         write=caption_writer(built, program, state, tokenizer, lambda: captions_of(built, source)),
+        look=None if state is None else looker(built, program, state),
+        views=viewer(built, program, test["image"]) if "image" in test and built.data.crop == "device" else None,
+        dense=dense_of(built),
         class_names=class_names(source),
         prompts=prompts(source),
         seed=seed,

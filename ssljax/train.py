@@ -142,6 +142,7 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
         names = dict.fromkeys((*built.evals.names, "rankme"))  # which tells a collapse, whatever else is asked
         numbers, reasons = inputs.judge(names, built, run, state, source, rows["train"], rows["test"], tokenizer)
         numbers |= metrics.spread(rows["test"]["features"]) if "features" in rows["test"] else {}
+        numbers = {k: v for k, v in numbers.items() if not k.endswith("_ci95")}
         writer.write(step, numbers)
         bar.write(f"step {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items()))
         for name, reason in reasons.items():

@@ -20,7 +20,7 @@ def run(monkeypatch, *words):
 
 
 def test_a_checkpoint_gives_a_table_and_a_report(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(linear.evaluate.__kwdefaults__, "steps", 20)  # whether a probe converges is test_linear's question
+    monkeypatch.setitem(linear.chosen.__kwdefaults__, "steps", 20)  # whether a probe converges is test_linear's question
     config = configs.shrink(configs.load(METHODS["siglip"]))
     config.evals.every = 2  # the online evaluators run as well
     train(config, tmp_path / "siglip")

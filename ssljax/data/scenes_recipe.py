@@ -150,12 +150,11 @@ def _photo(rng, split, n, seed):
     # A place is a third of the room the digit has, down and across: whatever its size, "left" touches the left third of where it could be.
     third = np.stack([classes["place"] // 3, classes["place"] % 3], axis=-1)  # (n, 2) in {0, 1, 2}
     row, col = _place(source, pixels, angle, (2.0 * (third + rng.uniform(0.1, 0.9, (n, 2))) / 3.0) - 1.0)
-    ink = np.clip(1.5 * _render(source, pixels, angle, row, col), 0.0, 1.0)[..., None]  # thicker strokes: colour stays readable
+    ink = np.clip(1.5 * _render(source, pixels, angle, row, col), 0.0, 1.0)  # thicker strokes: colour stays readable
 
     image, crop = _backgrounds(rng, classes["photograph"], split)
     image = _relight(rng, image)
-    paint = np.array(list(COLOURS.values()))[classes["colour"]] + rng.uniform(-12, 12, (n, 3))
-    image = np.where(ink > 0, (1.0 - ink) * image + ink * np.clip(paint, 0, 255)[:, None, None, :], image)
+    image = _painted(rng, image, ink, classes["colour"])
     return {
         "image": np.round(image).astype(np.uint8), **{name: np.int32(c) for name, c in classes.items()}, "digit": digit,
         "pixels": np.float32(pixels), "row": row, "col": col, "angle": np.float32(angle), "source_digit": source,
@@ -276,6 +275,66 @@ def _relight(rng, images):
     n = len(images)
     exposure, tint = (np.exp(rng.uniform(-1.0, 1.0, shape) * np.log(most)) for shape, most in zip(((n, 1), (n, 3)), LIGHT, strict=True))
     return np.clip(images * (exposure * tint)[:, None, None, :], 0.0, 255.0)
+
+
+# ------------------------------------------------------------------------------------------------------ scenes that know their own truth
+SURFACES = ["digit", *PHOTOGRAPHS]  # classes of `masks`
+FAR, FRAMES = 4.0, 8  # depth of the photograph behind `layers`; frames of a video of `moving`
+
+
+def masks(split, n, seed=0):
+    """Scenes of `photo` and what every pixel is: image uint8 (n, 32, 32, 3), mask int32 (n, 32, 32), classes of SURFACES."""
+    scene = make("photo", split, n, seed)
+    ink = np.clip(1.5 * _render(*(scene[key] for key in ("source_digit", "pixels", "angle", "row", "col"))), 0.0, 1.0)
+    return {"image": scene["image"], "mask": np.where(ink >= 0.5, 0, 1 + scene["photograph"][:, None, None]).astype(np.int32)}
+
+
+def layers(split, n, seed=0):
+    """Three digits at depths of their own in front of a photograph, the nearer the larger, near hides far: image uint8 (n, 32, 32, 3),
+    depth float32 (n, 32, 32) in (1, 4]."""
+    rng = np.random.default_rng([seed, len(CLASSES), list(COUNTS).index(split)])
+    image = _relight(rng, _backgrounds(rng, rng.integers(0, len(PHOTOGRAPHS), n), split)[0])
+    depth = np.full(image.shape[:3], FAR, np.float32)
+    for distance in -np.sort(-rng.uniform(1.0, 3.0, (3, n)), axis=0):  # the farthest first
+        ink = _strokes(rng, split, 24.0 / distance, seed, rng.uniform(-1.0, 1.0, (n, 2)))
+        image = _painted(rng, image, ink, rng.integers(0, len(COLOURS), n))
+        depth = np.where(ink >= 0.5, distance[:, None, None], depth)
+    return {"image": np.round(image).astype(np.uint8), "depth": depth.astype(np.float32)}
+
+
+def moving(split, n, seed=0):
+    """Videos of two digits that cross a photograph in straight lines: video uint8 (n, 8, 32, 32, 3), mask int32 (n, 8, 32, 32): 0 the
+    photograph, 1 and 2 the digits, of which the second is in front."""
+    rng = np.random.default_rng([seed, len(CLASSES) + 1, list(COUNTS).index(split)])
+    still = _relight(rng, _backgrounds(rng, rng.integers(0, len(PHOTOGRAPHS), n), split)[0])
+    start, end = rng.uniform(-1.0, 1.0, (2, 2, n, 2))  # (from and to, digit, video, down and across)
+    size, colour = rng.uniform(12.0, 18.0, (2, n)), rng.permuted(np.tile(np.arange(len(COLOURS)), (n, 1)), axis=1).T[:2]
+    source = [_draw_digits(rng, split, n, seed)[0] for _ in range(2)]
+    video, mask = [], []
+    for time in np.linspace(0.0, 1.0, FRAMES):
+        image, truth = still, np.zeros(still.shape[:3], np.int32)
+        for digit in range(2):
+            where = (1 - time) * start[digit] + time * end[digit]
+            ink = _strokes(rng, split, size[digit], seed, where, source[digit])
+            image = _painted(None, image, ink, colour[digit])
+            truth = np.where(ink >= 0.5, digit + 1, truth)
+        video.append(np.round(image).astype(np.uint8))
+        mask.append(truth.astype(np.int32))
+    return {"video": np.stack(video, axis=1), "mask": np.stack(mask, axis=1)}
+
+
+def _strokes(rng, split, size, seed, where, source=None):
+    """Ink (n, 32, 32) in [0, 1] of upright digits of these sizes, `where` (n, 2) of the room there is."""
+    source = _draw_digits(rng, split, len(size), seed)[0] if source is None else source
+    angle = np.zeros(len(size))
+    return np.clip(1.5 * _render(source, size, angle, *_place(source, size, angle, where)), 0.0, 1.0)
+
+
+def _painted(rng, image, ink, colour):
+    """Images (n, 32, 32, 3) with ink of a colour (n,) over them; rng: for a shade of its own."""
+    shade = 0.0 if rng is None else rng.uniform(-12, 12, (len(image), 3))
+    paint = np.clip(np.array(list(COLOURS.values()))[colour] + shade, 0, 255)[:, None, None, :]
+    return np.where(ink[..., None] > 0, (1.0 - ink[..., None]) * image + ink[..., None] * paint, image)
 
 
 def raw_scores(config, train=None, test=None):

@@ -31,6 +31,11 @@ class Context:
     prompts:      {kind: [template with one {} for the class name, ...]}
     seed:         keys every random choice an evaluator makes.
     write:        uint8 pictures (M, H, W, 3) -> M captions, or None where the method writes none.
+    look:         uint8 pictures (M, H, W, 3) -> {"features": (M, D), "patches": (M, h, w, D) and "attention": (M, heads, h, w) of the
+                  class token, "layers" (M, L, D), the mean token behind each block, where the encoder has them},
+                  float32; or None.
+    views:        count -> uint8 (M, count, H, W, 3), pictures of the test set as training augments them; or None.
+    dense:        "masks", "depth" or "video", split -> arrays of data/dense.py; or None.
     """
 
     train: dict[str, np.ndarray]
@@ -41,6 +46,9 @@ class Context:
     prompts: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0
     write: Callable[[Any], list[str]] | None = None
+    look: Callable[[Any], dict] | None = None
+    views: Callable[[int], Any] | None = None
+    dense: Callable[[str, str], dict] | None = None
 
 
 def available() -> list[str]:
@@ -65,13 +73,44 @@ def need(context: Context, *, train: tuple[str, ...] = (), test: tuple[str, ...]
             raise NotApplicable(f"the {split} set gives no {', '.join(missing)}")
 
 
+def patches_of(context: Context, images) -> np.ndarray:
+    """(M, h, w, D) of uint8 pictures. Raises NotApplicable for an encoder that gives no map of patches."""
+    seen = context.look(images[:1]) if context.look is not None else {}
+    if "patches" not in seen:
+        raise NotApplicable("the encoder gives no map of patches")
+    return context.look(images)["patches"]
+
+
+def truth(context: Context, kind: str, split: str) -> dict[str, np.ndarray]:
+    """`context.dense(kind, split)`. Raises NotApplicable where there is none."""
+    if context.dense is None:
+        raise NotApplicable(f"no pictures with {kind} are at hand")
+    return context.dense(kind, split)
+
+
 def judge(names: list[str], context: Context) -> tuple[dict[str, float], dict[str, str]]:
-    """Runs evaluators by name -> {metric: number}, {evaluator: why it does not apply}. Raises UserError for an unknown name."""
+    """Runs evaluators by name -> {metric: number}, {evaluator: why it does not apply}. Raises UserError for an unknown name.
+
+    A metric that is the mean of one number an example comes from its evaluator as the array of them: it is told as that mean, with
+    "<metric>_ci95", half the width of its 95 % interval (`bootstrap`)."""
     modules = {name: load(name) for name in names}
     numbers, reasons = {}, {}
     for name, module in modules.items():
         try:
-            numbers |= module.run(context)
+            found = module.run(context)
         except NotApplicable as reason:
             reasons[name] = str(reason)
+            continue
+        for metric, value in found.items():
+            numbers[metric] = float(np.mean(value))
+            if np.ndim(value):
+                low, high = bootstrap(value, context.seed)
+                numbers[f"{metric}_ci95"] = (high - low) / 2
     return numbers, reasons
+
+
+def bootstrap(values, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
+    """The 2.5 and 97.5 percentiles of the mean of `values` (N,), drawn anew `draws` times with replacement (Efron 1979)."""
+    values, rng = np.asarray(values, np.float64), np.random.default_rng(seed)
+    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(draws)]
+    return tuple(np.percentile(means, [2.5, 97.5]).tolist())

@@ -10,8 +10,8 @@ NEEDS = "a method that writes captions, pictures of the test set, and class name
 PICTURES = 512  # that are written about
 
 
-def run(context: Context) -> dict[str, float]:
-    """{"caption_<kind>": share of the test pictures whose caption has the name of their class, as whole words, and of no other class}."""
+def run(context: Context) -> dict:
+    """{"caption_<kind>": whether the caption of each test picture has the name of their class, as whole words, and of no other class}."""
     if context.write is None:
         raise NotApplicable("the method writes no captions")
     need(context, test=("image",))
@@ -27,10 +27,10 @@ def run(context: Context) -> dict[str, float]:
     return out
 
 
-def named(texts, names, labels) -> float:
-    """Share of texts that have names[label] and none of the other names. labels: int (N,)."""
-    right = [{i for i, name in enumerate(names) if _has(text, name)} == {int(label)} for text, label in zip(texts, labels, strict=True)]
-    return float(np.mean(right))
+def named(texts, names, labels) -> np.ndarray:
+    """Whether each text has names[label] and none of the other names, bool (N,). labels: int (N,)."""
+    said = [{i for i, name in enumerate(names) if _has(text, name)} for text in texts]
+    return np.array([names_of == {int(label)} for names_of, label in zip(said, labels, strict=True)])
 
 
 def _has(text, name):

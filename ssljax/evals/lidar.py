@@ -2,6 +2,20 @@
 
 import numpy as np
 
+from ssljax.evals import Context, NotApplicable
+
+NEEDS = "pictures of the test set, and views of them such as training makes (config.data.crop=device)"
+PICTURES, VIEWS = 256, 10
+
+
+def run(context: Context) -> dict[str, float]:
+    """{"lidar"} of ten augmented views each of at most 256 test pictures."""
+    if context.views is None or context.look is None:
+        raise NotApplicable("views are cut on the host (config.data.crop), or there is no encoder of pictures")
+    views = context.views(VIEWS)[:PICTURES]
+    features = context.look(views.reshape(-1, *views.shape[2:]))["features"]
+    return {"lidar": lidar(features.reshape(*views.shape[:2], -1))}
+
 
 def lidar(features, *, delta: float = 1e-4, eps: float = 1e-8) -> float:
     """LiDAR, Thilak et al. 2023, section 3: exp(-sum_k p_k log p_k), p the eigenvalues of Sw^-1/2 Sb Sw^-1/2, + eps, in all 1.

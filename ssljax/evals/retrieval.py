@@ -13,18 +13,18 @@ NEEDS = "image_embedding and text_embedding of the test set"
 POOL = 200  # partners among which `run` counts a second time, so that small and large test sets can be compared
 
 
-def run(context: Context) -> dict[str, float]:
-    """`evaluate` over the whole test set, and recall within consecutive pools of 200 pairs ("retrieval200_...") when
+def run(context: Context) -> dict:
+    """`found` over the whole test set, and recall within consecutive pools of 200 pairs ("retrieval200_...") when
     there is at least one.
     """
     need(context, test=("image_embedding", "text_embedding"))
     image, text = context.test["image_embedding"], context.test["text_embedding"]
-    out = evaluate(image, text)
+    out = found(image, text, (1, 5, 10))
     pools = len(image) // POOL
     if pools:
         for name, a, b in (("image_to_text", image, text), ("text_to_image", text, image)):
             r = np.concatenate([ranks(a[i * POOL : (i + 1) * POOL], b[i * POOL : (i + 1) * POOL]) for i in range(pools)])
-            out[f"retrieval{POOL}_{name}_r1"] = float(np.mean(r < 1))
+            out[f"retrieval{POOL}_{name}_r1"] = r < 1
     return out
 
 
@@ -35,10 +35,15 @@ def evaluate(image, text, at: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
     among the first 1, 5, ...; mean_rank and median_rank counted from 1, the median rounded down (as open_clip reports
     it).
     """
+    return {name: float(np.mean(value)) for name, value in found(image, text, at).items()}
+
+
+def found(image, text, at) -> dict:
+    """`evaluate` before the mean: of recalls, whether each is found."""
     out = {}
     for name, a, b in (("image_to_text", image, text), ("text_to_image", text, image)):
         r = ranks(a, b)
-        out |= {f"retrieval_{name}_r{k}": float(np.mean(r < k)) for k in at}
+        out |= {f"retrieval_{name}_r{k}": r < k for k in at}
         out[f"retrieval_{name}_mean_rank"] = float(np.mean(r) + 1)
         out[f"retrieval_{name}_median_rank"] = float(np.floor(np.median(r)) + 1)
     return out

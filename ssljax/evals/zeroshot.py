@@ -12,9 +12,9 @@ from ssljax.evals.features import unit_norm
 NEEDS = "image_embedding of the test set, a text tower, and class names with prompts for at least one kind of label"
 
 
-def run(context: Context) -> dict[str, float]:
-    """{"zeroshot_<kind>": accuracy} for every kind of label that has class names, templates, and labels in the test
-    set.
+def run(context: Context) -> dict:
+    """{"zeroshot_<kind>": right or wrong of each test example} for every kind of label that has class names, templates, and
+    labels in the test set.
 
     Labels of a kind are test["label:<kind>"]; where the data has a single unnamed kind, test["label"].
     """
@@ -27,7 +27,7 @@ def run(context: Context) -> dict[str, float]:
         if labels is None or kind not in context.class_names:
             continue
         classifier = zero_shot_classifier(embed_prompts(context.text_embed, context.class_names[kind], context.prompts[kind]))
-        out[f"zeroshot_{kind}"] = evaluate(context.test["image_embedding"], labels, classifier)["zeroshot_top1"]
+        out[f"zeroshot_{kind}"] = right(context.test["image_embedding"], labels, classifier)
     if not out:
         raise NotApplicable("no kind of label has labels, class names and prompt templates")
     return out
@@ -56,6 +56,11 @@ def evaluate(image_embedding, labels, classifier) -> dict[str, float]:
     """{"zeroshot_top1"}: fraction of rows of image_embedding (N, D) whose greatest product with classifier (D, C) is
     at labels (N,).
     """
+    return {"zeroshot_top1": float(np.mean(right(image_embedding, labels, classifier)))}
+
+
+def right(image_embedding, labels, classifier) -> np.ndarray:
+    """Whether each row's greatest product with classifier is at its label, bool (N,)."""
     classifier = jnp.asarray(classifier, jnp.float32)
     logits = jnp.matmul(unit_norm(image_embedding), classifier, precision=lax.Precision.HIGHEST)  # (N, C)
-    return {"zeroshot_top1": float(np.mean(np.asarray(logits.argmax(1)) == np.asarray(labels)))}
+    return np.asarray(logits.argmax(1)) == np.asarray(labels)

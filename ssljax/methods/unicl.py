@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ssljax import losses
@@ -19,19 +20,22 @@ class UniCL(Method):
     text: nn.Module = module("the text tower", name="text", causal=True, pool="eot", out=512)
     init_temperature: float = arg(0.07, "temperature at the start; the logarithm of its inverse, the logit scale, is learned")
     max_scale: float = arg(100.0, "the logit scale is held at or below it")
+    label_share: float = arg(1.0, "share of the examples, drawn at each step, that count as labelled; the others are pairs alone")
 
     def init(self, rng, batch):
         params, stats = towers.init(self.encoder, self.text, rng, batch["views"][:, 0], batch["text"])
         return params | towers.start_scale(self.init_temperature), {"stats": stats}
 
     def encode(self, params, extra, batch, rng, s):
-        encodings, stats = towers.encode(self.encoder, self.text, params, extra["stats"], batch, rng)
-        return encodings, {**extra, "stats": stats}
+        r = jax.random.split(rng)
+        encodings, stats = towers.encode(self.encoder, self.text, params, extra["stats"], batch, r[0])
+        labelled = (jax.random.uniform(r[1], batch["label"].shape) < self.label_share) & (batch["label"] >= 0)
+        return {**encodings, "label": jnp.where(labelled, batch["label"], -1)}, {**extra, "stats": stats}
 
     def objective(self, params, extra, encodings, batch, s):
         scale = towers.scale(params, self.max_scale)
-        alone = jnp.arange(len(batch["label"])) + 2**30  # a label of its own, for pairs that have none (-1)
-        labels = jnp.where(batch["label"] < 0, alone, batch["label"])
+        alone = jnp.arange(len(encodings["label"])) + 2**30  # a label of its own, for pairs that have none (-1)
+        labels = jnp.where(encodings["label"] < 0, alone, encodings["label"])
         return losses.unicl(encodings["image"], encodings["text"], labels, scale), (extra, {"logit_scale": scale})
 
     def embed(self, params, extra, batch):

@@ -73,6 +73,14 @@ def apply(module, params, stats, *inputs, train, rng=None, **kwargs):
     return module.apply(variables, *inputs, train=train, rngs=rngs, **kwargs), stats
 
 
+def attention(module, params, images):
+    """What the first token (a ViT's class token) looks at in the last block: float32 (B, heads, tokens), rows summing to 1; None for a
+    network without attention. images: normalised (B, H, W, 3)."""
+    _, seen = module.apply({"params": params}, images, train=False, mutable=["intermediates"])
+    maps = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(seen) if "attention" in jax.tree_util.keystr(path)]
+    return maps[0][-1] if maps else None
+
+
 def flat_views(views):
     """(B, V, ...) -> (B * V, ...): the views of an example stay together, so a sharded batch axis stays sharded."""
     return views.reshape(-1, *views.shape[2:])

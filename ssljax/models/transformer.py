@@ -86,6 +86,9 @@ class Attention(nn.Module):
             table = self.param("relative", nn.initializers.zeros, (self.relative, self.heads))
             bias = jnp.moveaxis(table[context.relative], -1, 0)
         mask, causal = (context.mask if context.memory is None else context.memory_mask), self.causal
+        if self.is_mutable_collection("intermediates") and context.memory is None:  # asked for by `models.attention` alone
+            score = jnp.einsum("bhf,bnhf->bhn", q[:, 0], k).astype(jnp.float32) / q.shape[-1] ** 0.5
+            self.sow("intermediates", "attention", jax.nn.softmax(score if bias is None else score + bias[:, 0]))
         if self.decode and context.memory is None:
             k, v, mask = self._with_earlier(k, v)
             causal = False
@@ -280,7 +283,7 @@ class Transformer(nn.Module):
         block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
         stack = nn.scan(
             block,
-            variable_axes={"params": 0, "cache": 0},
+            variable_axes={"params": 0, "cache": 0, "intermediates": 0},
             split_rngs={"params": True, "drop_path": True},
             in_axes=(0, nn.broadcast),
             length=self.depth,

@@ -18,7 +18,7 @@ def context(texts, **more):
 
 def test_a_caption_counts_that_names_its_class_and_no_other():
     out = captions.run(context(["a RED seven", "a dark blue, seven", "a red one on dark blue", "a twofold redness"]))
-    assert out == {"caption_colour": 0.5, "caption_digit": 0.75}
+    assert {k: np.mean(v) for k, v in out.items()} == {"caption_colour": 0.5, "caption_digit": 0.75}
 
 
 def test_where_it_does_not_apply_the_reason_is_given():

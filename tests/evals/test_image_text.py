@@ -51,8 +51,8 @@ def test_retrieval_run_counts_within_pools():
     image, text = pairs(n=450)
     out = retrieval.run(Context({}, {"image_embedding": image, "text_embedding": text}, classes=2))
     pools = [reference_ranks(image[i : i + 200], text[i : i + 200]) for i in (0, 200)]
-    assert out["retrieval200_image_to_text_r1"] == pytest.approx(np.mean(np.concatenate(pools) == 0))
-    assert out["retrieval200_image_to_text_r1"] >= out["retrieval_image_to_text_r1"]
+    assert out["retrieval200_image_to_text_r1"] == pytest.approx(np.concatenate(pools) == 0)
+    assert np.mean(out["retrieval200_image_to_text_r1"]) >= np.mean(out["retrieval_image_to_text_r1"])
     with pytest.raises(NotApplicable, match="text_embedding"):
         retrieval.run(Context({}, {"image_embedding": image}, classes=2))
 
@@ -82,7 +82,7 @@ def test_zero_shot_of_several_kinds():
         class_names={"colour": ["red", "blue"], "digit": ["one", "two", "three"], "place": ["top"]},
         prompts={"colour": ["a {} digit", "the {} thing"], "digit": ["a picture of {}"], "place": ["at the {}"]},
     )  # fmt: skip
-    assert zeroshot.run(context) == {"zeroshot_colour": 0.75, "zeroshot_digit": 1.0}
+    assert {k: np.mean(v) for k, v in zeroshot.run(context).items()} == {"zeroshot_colour": 0.75, "zeroshot_digit": 1.0}
     with pytest.raises(NotApplicable, match="no text tower"):
         zeroshot.run(Context(train={}, test=test, classes=3))
     only = Context(
@@ -93,4 +93,4 @@ def test_zero_shot_of_several_kinds():
         context.class_names,
         {"digit": ["{}"]},
     )
-    assert zeroshot.run(only) == {"zeroshot_digit": 1.0}
+    assert {k: np.mean(v) for k, v in zeroshot.run(only).items()} == {"zeroshot_digit": 1.0}
