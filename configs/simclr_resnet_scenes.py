@@ -14,6 +14,7 @@ LEARNING = ("data=plain", "data=photo")
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, data="plain", steps={"plain": 600, "photo": 900})
+    a = embedded.parse(arg, data="plain", steps={"plain": 600, "photo": 900}, hue=0.5, grey=0.3)
+    colour = dict(hue=a.hue, grey=a.grey) if a.data == "photo" else {}
     method = dict(name="simclr", temperature=0.2, encoder=embedded.RESNET, projector=embedded.MLP)
-    return embedded.make(a, method=method, evals=dict(every=300), checkpoint=dict(every=300))
+    return embedded.make(a, method=method, views=colour, evals=dict(every=300), checkpoint=dict(every=300))

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=400, batch=128)
+    a = embedded.parse(arg, steps=700, batch=128)
     encoder, text = dict(embedded.RESNET, out=64), dict(embedded.TEXT, out=64)
     method = dict(name="slip", encoder=encoder, text=text, projector=embedded.MLP, temperature=0.2)
     return embedded.make_pairs(a, method=method, augmented=embedded.VIEWS["photo"])

@@ -199,6 +199,11 @@ class Checkpoints:
         """The `extra` dict given to `save` at `step` (default: the latest)."""
         return self._json("info", step)
 
+    def fingerprint(self, step=None):
+        """SHA-256 (hex) of the manifest of `step`, which has that of every file; "" for a step without a manifest."""
+        manifest = self.directory / str(self._verify(step)) / MANIFEST
+        return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else ""
+
     def shapes(self, step=None):
         """What is stored, without reading it: {"params/a/b": ShapeDtypeStruct}; typed keys as their uint32 data."""
         # Not the manager's item_metadata: with commit files it fails on all processes but the first, after a save.

@@ -50,6 +50,7 @@ class Optim:
 class Log:
     every: int = arg(10, "steps between lines of metrics")
     wandb: str = arg("", "Weights & Biases project; empty: none")
+    reference: str = arg("", "a run's workdir, or a .json of bands (tests/curves/), that the loss is held against; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,8 @@ python -m ssljax.evaluate --checkpoint runs/simclr,runs/siglip --evals knn,linea
 python -m ssljax.evaluate --checkpoint runs/simclr --data folder:/my/pictures
 """
 
+import hashlib
+import io
 import json
 import pathlib
 import sys
@@ -27,12 +29,14 @@ flags.DEFINE_string("data", "", "another source than the one trained on, e.g. fo
 flags.DEFINE_string("label", "", "another field to predict than the config's", flag_values=FLAGS)
 flags.DEFINE_integer("step", 0, "step to restore; 0: the newest", flag_values=FLAGS)
 flags.DEFINE_bool("baselines", True, "judge raw pixels and the same encoder at random as well", flag_values=FLAGS)
+flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "compute dtype of the encoders; empty: the config's", flag_values=FLAGS)
+flags.DEFINE_bool("cache", True, "keep features in WORKDIR/features and take them from there", flag_values=FLAGS)
 flags.DEFINE_string("report", "", "write a report to this .html file", flag_values=FLAGS)
 flags.DEFINE_string("results", "", "write the numbers to this .json file", flag_values=FLAGS)
 flags.DEFINE_bool("distributed", False, "join the other processes of a TPU pod or a SLURM job", flag_values=FLAGS)
 
 
-def restore(directory, *, step=None, data="", label=""):
+def restore(directory, *, step=None, data="", label="", dtype=""):
     """Read a run of train.py back, from what the checkpoint itself says.
 
     -> dict: "config", "built", "program", "state" (params and extra; no optimizer), "train" and "test" sources, "tokenizer", "step",
@@ -54,6 +58,9 @@ def restore(directory, *, step=None, data="", label=""):
     config.data.label = label or config.data.label
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.batch = -(-config.batch // jax.device_count()) * jax.device_count()
+    for tower in ("encoder", "text"):
+        if dtype and tower in config.method and "dtype" in config.method[tower]:
+            config.method[tower].dtype = dtype
     built = configs.build(config)
     sources.check(config.data.source, built.data.train)
     sources.check(config.data.source, built.data.test)
@@ -67,7 +74,10 @@ def restore(directory, *, step=None, data="", label=""):
     run = program.make(config, built, mesh, raw, len(train))
     parts = checkpoints.restore_parts({"params": run.shapes.params, "extra": run.shapes.extra}, step)
     state = State(parts["params"], parts["extra"], None, None, None)
-    return dict(config=config, built=built, program=run, state=state, train=train, test=test, tokenizer=tokenizer, step=step, raw=raw)
+    return dict(
+        config=config, built=built, program=run, state=state, train=train, test=test, tokenizer=tokenizer, step=step, raw=raw,
+        fingerprint=checkpoints.fingerprint(step),
+    )  # fmt: skip
 
 
 def say(text):
@@ -78,8 +88,34 @@ def say(text):
         print(text, file=sys.stderr, flush=True)
 
 
-def rows_of(restored, evaluators, *, baselines=True):
-    """-> table rows (list of dicts), notes (list of str), features of the trained encoder: {"train", "test"} dicts."""
+def kept(folder, restored, split, make):
+    """`make()`, the features of a split, or what WORKDIR/features has of it: under a name that says checkpoint, data, what was done to the
+    pictures, and code. A workdir that cannot be written to keeps none."""
+    import ssljax
+
+    if not folder or not restored["fingerprint"]:
+        return make()
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(pathlib.Path(ssljax.__file__).parent.rglob("*.py"))))
+    config, data = restored["config"].to_dict(), restored["built"].data
+    parts = [restored["fingerprint"], restored[split].fingerprint, code.hexdigest(), config["method"], data, PICTURES]
+    path = epath.Path(folder) / "features" / f"{split}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.npz"
+    if path.exists():
+        with path.open("rb") as file:
+            return dict(np.load(io.BytesIO(file.read())))
+    found = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, **found)
+        path.write_bytes(buffer.getvalue())
+    except OSError as error:
+        say(f"features are not kept: {error}")
+    return found
+
+
+def rows_of(restored, evaluators, *, baselines=True, cache=None):
+    """cache: a workdir, where features are kept. -> table rows (list of dicts), notes (list of str), features of the trained encoder:
+    {"train", "test"} dicts."""
     from ssljax import inputs
     from ssljax.evals import features
 
@@ -98,7 +134,8 @@ def rows_of(restored, evaluators, *, baselines=True):
         return {k: inputs.features(built, run, state, restored[k], tokenizer, images=images) for k in ("train", "test")}
 
     say(f"{restored['config'].method.name}: features of the checkpoint at step {restored['step']}")
-    trained = extract(restored["state"], images=PICTURES)
+    of = lambda k: inputs.features(built, run, restored["state"], restored[k], tokenizer, images=PICTURES)  # noqa: E731
+    trained = {k: kept(cache, restored, k, lambda k=k: of(k)) for k in ("train", "test")}
     if baselines:
         say("judging raw pixels")
         frozen = [name for name in evaluators if name in ("knn", "linear")]
@@ -107,7 +144,7 @@ def rows_of(restored, evaluators, *, baselines=True):
         judge("raw pixels", frozen, None, pixels["train"], pixels["test"], None)
         say("the same encoder at random")
         state = run.init()
-        untrained = extract(state)
+        untrained = extract(state, images=PICTURES)
         judge("random encoder", evaluators, state, untrained["train"], untrained["test"], tokenizer)
     say("judging the checkpoint")
     judge("pretrained", evaluators, restored["state"], trained["train"], trained["test"], tokenizer)
@@ -129,6 +166,35 @@ def cell(row, metric):
     if metric not in row:
         return "-"
     return f"{row[metric]:.3f}" + (f" ±{row[metric + '_ci95']:.3f}" if f"{metric}_ci95" in row else "")
+
+
+def provenance(runs):
+    """What the numbers of --results come from: versions, the commit of this code, and of each run its step, the SHA-256 of what was
+    restored and its config."""
+    import subprocess
+
+    import flax
+    import jax
+
+    import ssljax
+
+    folder = pathlib.Path(ssljax.__file__).parent
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    versions = {"ssljax": ssljax.__version__, "jax": jax.__version__, "flax": flax.__version__, "numpy": np.__version__}
+    return {"versions": versions, "commit": found.stdout.strip() or None, "device": jax.devices()[0].device_kind, "runs": runs}
+
+
+def print_likeness(features):
+    """Linear CKA of the test features of several checkpoints judged on the same pictures. features: {name: (N, D) or None}."""
+    from ssljax.evals.cka import linear_cka
+
+    names = [name for name, value in features.items() if value is not None]
+    names = [name for name in names if len(features[name]) == len(features[names[0]])]
+    if len(names) < 2:
+        return
+    print(f"\nlinear CKA of the test features\n{'':32}" + "".join(name[:16].rjust(18) for name in names))
+    for name in names:
+        print(f"{name[:31]:32}" + "".join(f"{linear_cka(features[name], features[other]):.3f}".rjust(18) for other in names))
 
 
 def run_report(name, folder, restored, rows, notes, trained):
@@ -160,7 +226,7 @@ def run_report(name, folder, restored, rows, notes, trained):
         report["metrics"] = str(metrics)
     for section, groups in pictures.items():
         report[section] = {title: show(images) for title, images in groups.items()}
-    report |= _of_patches(built, run, state, trained["test"]["image"])
+    report |= _of_patches(built, run, state, trained["test"]["image"]) | _of_classes(trained, names.get(label))
     if "image_embedding" in trained["test"]:
         embed = inputs.text_embedder(run, state, restored["tokenizer"])
         kind = label if label in names else next(iter(names))
@@ -171,30 +237,47 @@ def run_report(name, folder, restored, rows, notes, trained):
 
 
 def _of_patches(built, run, state, images):
-    """Arguments of `report.patch_features` where the encoder gives a map of at least 4 x 4, and of `report.codebook` of a tokenizer.
+    """Arguments of `report.patch_features` where the encoder gives a map of at least 4 x 4, of `report.attention_maps` where it has a class
+    token, and of `report.codebook` of a tokenizer.
     images: uint8 (N, H, W, 3), test pictures."""
     import jax
 
-    from ssljax import augment, method, models
+    from ssljax import augment, inputs, method
 
     params, extra = method.averaged(state.params, state.extra)
     images = images[np.linspace(0, len(images) - 1, min(len(images), 256)).astype(int)]
     prepare = lambda x: augment.normalise(np.asarray(x, np.float32) / 255.0, *run.statistics)  # noqa: E731
-    out = {}
-    if "encoder" in params and getattr(built.method, "encoder", None) is not getattr(built.method, "text", 0):
-        stats = extra.get("stats", {}).get("encoder", {})
-        encode = jax.jit(lambda p, s, x: models.apply(built.method.encoder, p, s, x, train=False)[0])
+    out, look = {}, inputs.looker(built, run, state)
+    if look is not None:
         shown = images[:: max(len(images) // 8, 1)][:8]
-        try:
-            patches = encode(params["encoder"], stats, prepare(shown)).get("patches")
-        except (TypeError, UserError):  # an encoder of something else than pictures
-            patches = None
-        if patches is not None and patches.shape[1] >= 16 and round(patches.shape[1] ** 0.5) ** 2 == patches.shape[1]:
-            out["patch_features"] = dict(images=shown, features=np.asarray(patches, np.float32))
+        seen = look(shown)
+        if "patches" in seen and seen["patches"].shape[1] >= 4:
+            out["patch_features"] = dict(images=shown, features=seen["patches"].reshape(len(shown), -1, seen["patches"].shape[-1]))
+        if "attention" in seen:
+            out["attention"] = dict(images=shown, maps=seen["attention"])
     if hasattr(built.method, "tokens"):
         words = np.asarray(jax.jit(built.method.tokens)(params, extra, prepare(images)))
         out["codebook"] = dict(counts=np.bincount(words.reshape(-1), minlength=built.method.codes))
     return out
+
+
+def _of_classes(trained, names, most=1000):
+    """Arguments of `report.confusion` and `report.feature_map`, where the pictures have labels of at most forty classes."""
+    from sklearn.manifold import TSNE
+    from sklearn.metrics import confusion_matrix
+
+    from ssljax.evals import knn
+
+    train, test = trained["train"], trained["test"]
+    if not names or len(names) > 40 or "label" not in train or len(test["label"]) < 50:
+        return {}
+    predicted = knn.knn_predict(train["features"], train["label"], test["features"], classes=len(names)).argmax(1)
+    pick = np.linspace(0, len(test["label"]) - 1, min(most, len(test["label"]))).astype(int)
+    places = TSNE(random_state=0, init="pca", perplexity=min(30, len(pick) // 4)).fit_transform(test["features"][pick])
+    return {
+        "confusion": dict(table=confusion_matrix(test["label"], predicted, labels=np.arange(len(names))), names=names),
+        "map": dict(places=places, labels=test["label"][pick], names=names),
+    }
 
 
 def _neighbours(trained, names, queries=8, k=6):
@@ -234,31 +317,35 @@ def main(argv):
     cli.start_distributed(FLAGS.distributed)
     import jax
 
+    from ssljax import config as configs
     from ssljax import evals, inputs, report
 
     evaluators = evals.available() if FLAGS.evals == ["all"] else FLAGS.evals
     for name in evaluators:
         evals.load(name)
-    table, runs = [], []
+    table, runs, about, features = [], [], {}, {}
     for directory in FLAGS.checkpoint:
         folder = epath.Path(directory)
-        restored = restore(directory, step=FLAGS.step, data=FLAGS.data, label=FLAGS.label)
+        restored = restore(directory, step=FLAGS.step, data=FLAGS.data, label=FLAGS.label, dtype=FLAGS.dtype)
         name = folder.name if folder.name != "checkpoints" else folder.parent.name
-        rows, notes, trained = rows_of(restored, evaluators, baselines=FLAGS.baselines)
+        rows, notes, trained = rows_of(restored, evaluators, baselines=FLAGS.baselines, cache=directory if FLAGS.cache else None)
         if jax.process_index() == 0:
             print_table(f"{name}: {restored['config'].method.name} on {restored['config'].data.source}, step {restored['step']}, "
                         f"label {inputs.label_of(restored['built'], restored['test'])}", rows)  # fmt: skip
             for note in notes:
                 print(f"  {note}")
         table += [{"run": name, **row} for row in rows]
+        about[name] = {"step": restored["step"], "fingerprint": restored["fingerprint"], "config": configs.to_dict(restored["config"])}
+        features[name] = trained["test"]["features"] if "features" in trained["test"] else None
         if FLAGS.report:
             runs.append(run_report(name, folder, restored, rows, notes, trained))
     if jax.process_index() == 0:
+        print_likeness(features)
         if FLAGS.report:
             report.write(FLAGS.report, runs, table)
             print(f"\nwrote {FLAGS.report}")
         if FLAGS.results:
-            pathlib.Path(FLAGS.results).write_text(json.dumps(table, indent=1))
+            pathlib.Path(FLAGS.results).write_text(json.dumps({**provenance(about), "rows": table}, indent=1, default=str))
 
 
 if __name__ == "__main__":

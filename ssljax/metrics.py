@@ -49,15 +49,21 @@ class Writer:
         self._thread.start()
 
     def resume(self, step):
-        """Before the first `write` of a run that goes on from `step`: forgets what was logged after it, atomically."""
+        """Before the first `write` of a run that goes on from `step`: forgets what was logged after it, atomically.
+
+        -> seconds (float) of the steps after it, which were taken, are forgotten, and are taken again."""
         if not self._active:
-            return
+            return 0.0
         self._purge = step + 1
-        if self._path.exists():
-            kept = [line for line in read(self._path) if line["step"] <= step]
-            scratch = self._path.with_suffix(".jsonl.tmp")
-            scratch.write_text("".join(_encode(line) + "\n" for line in kept))
-            os.replace(scratch, self._path)
+        if not self._path.exists():
+            return 0.0
+        lines = read(self._path)
+        kept = [line for line in lines if line["step"] <= step]
+        scratch = self._path.with_suffix(".jsonl.tmp")
+        scratch.write_text("".join(_encode(line) + "\n" for line in kept))
+        os.replace(scratch, self._path)
+        again = [line for line in lines if line["step"] > step and "seconds_per_step" in line]
+        return (again[-1]["step"] - step) * again[-1]["seconds_per_step"] if again else 0.0
 
     def write(self, step, metrics):
         """Queues a line. step: int. metrics: {name: number or array of one element}, on any device."""
@@ -270,6 +276,87 @@ def peak_flops(device_kind, dtype):
 
 
 # ----------------------------------------------------------------------------------------------------------- throughput
+
+
+class Goodput:
+    """Where a run's wall time goes, over all its restarts: `goodput(part)` as each part begins; `text()` at the end.
+
+    before: the seconds {part: float} of earlier processes of this run, as `seconds()` gave them. clock: () -> seconds."""
+
+    def __init__(self, before=None, *, since=None, clock=time.monotonic):
+        self._clock, self._spent = clock, collections.Counter(before or {})
+        self._part, self._since = "start", clock() if since is None else since
+
+    def __call__(self, part):
+        now = self._clock()
+        self._spent[self._part] += now - self._since
+        self._part, self._since = part, now
+
+    def move(self, seconds, source, target):
+        """Counts so many seconds of one part as another's."""
+        self._spent[source] -= seconds
+        self._spent[target] += seconds
+
+    def seconds(self):
+        """{part: seconds} up to now."""
+        self(self._part)
+        return dict(self._spent)
+
+    def text(self):
+        """ "goodput 81 % of 412 s: step 334 s, compile 31 s, ...", the parts by their length."""
+        spent = self.seconds()
+        total = sum(spent.values())
+        parts = ", ".join(f"{part} {s:.0f} s" for part, s in sorted(spent.items(), key=lambda item: -item[1]) if s >= 0.5)
+        return f"goodput {100 * spent.get('step', 0.0) / max(total, 1e-9):.0f} % of {total:.0f} s: {parts}"
+
+
+class Reference:
+    """Is a run on track? `reference(step, numbers)` -> a line at each tenth of the reference's steps, or None.
+
+    path: a run's workdir, whose loss (the median of five lines) may be missed by 5 % or by three deviations of those lines; or a .json
+    file {metric: [[step, least, most], ...]}, bands of several runs. Raises UserError for a file that is neither."""
+
+    def __init__(self, path):
+        self._path, self._seen = str(path), -1
+        path = pathlib.Path(path)
+        try:
+            self._bands = json.loads(path.read_text()) if path.suffix == ".json" else _bands(read(path))
+            self._bands = {name: np.asarray(band, np.float64).reshape(-1, 3) for name, band in self._bands.items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"config.log.reference={self._path!r}: expected a run's workdir or a .json of bands ({error})") from None
+        if not any(map(len, self._bands.values())):
+            raise UserError(f"config.log.reference={self._path!r} has no loss to be held against")
+        self.outside = 0  # lines so far that said so
+
+    def __call__(self, step, numbers):
+        lines = []
+        for name, band in self._bands.items():
+            steps, low, high = band.T
+            marks = np.linspace(steps[0], steps[-1], 11)
+            passed = int(np.searchsorted(marks, step, side="right"))
+            if name not in numbers or not steps[0] <= step <= steps[-1] or passed == self._seen:
+                continue
+            self._seen = passed
+            least, most = (float(np.interp(step, steps, side)) for side in (low, high))
+            inside = least <= float(numbers[name]) <= most
+            self.outside += not inside
+            lines.append(
+                f"step {step}: {'on track' if inside else 'OFF TRACK'}: {name} {float(numbers[name]):.4g}, {self._path} has "
+                f"{least:.4g} to {most:.4g}"
+            )
+        return "; ".join(lines) or None
+
+
+def _bands(rows, name="loss", window=5):
+    """[[step, least, most], ...] of metrics.jsonl's lines, under `name`."""
+    rows = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+    steps, values = (np.array([row[key] for row in rows]) for key in ("step", name))
+    out = []
+    for i in range(len(rows)):
+        near = values[max(0, i - window // 2) : i + window // 2 + 1]
+        slack = max(3 * float(near.std()), 0.05 * abs(float(np.median(near))))
+        out.append([int(steps[i]), float(np.median(near)) - slack, float(np.median(near)) + slack])
+    return {name: out}
 
 
 class Throughput:

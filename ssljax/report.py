@@ -48,6 +48,9 @@ def write(path: str | os.PathLike, runs: list[dict], table: list[dict], *, title
         "reconstructions" keyword arguments of `reconstructions`
         "patch_features"  keyword arguments of `patch_features`
         "codebook"        keyword arguments of `codebook`
+        "attention"       keyword arguments of `attention_maps`
+        "confusion"       keyword arguments of `confusion`
+        "map"             keyword arguments of `feature_map`
         "diagnostics"     {name: number}: rankme, feature_std, ...
         "notes"           [str]: evaluators that did not apply, and why
         "config"          str, or anything json can print
@@ -79,8 +82,11 @@ def _run(index: int, run: dict) -> str:
         ("reconstructions", "Reconstructions", reconstructions),
         ("patch_features", "Patch features", patch_features),
         ("codebook", "Codebook", codebook),
+        ("attention", "Attention maps", attention_maps),
         ("neighbours", "Nearest neighbours", nearest_neighbours),
         ("zero_shot", "Zero-shot examples", zero_shot_examples),
+        ("confusion", "Confusion", confusion),
+        ("map", "Map of the features", feature_map),
     ):
         if run.get(key) is not None:
             parts.append(_section(heading, figure(**run[key])))
@@ -98,25 +104,27 @@ def _run(index: int, run: dict) -> str:
 
 
 def results_table(rows: list[dict]) -> str:
-    """Rows of `write`'s table -> a table with one column a metric, each run under its own heading; of accuracies the
-    greatest in its run is bold.
+    """Rows of `write`'s table -> a table with one line a metric and one column a row, each run under its own heading; of accuracies the
+    greatest in its run is bold, and "<metric>_ci95" stands beside its metric.
     """
-    metrics = list(dict.fromkeys(k for row in rows for k in row if k not in ("run", "features")))
-    lines, last = [], None  # the run of the row before
-    for row in rows:
-        run = row.get("run", "")
-        if run != last:
-            lines.append(f"<tr class=run><th scope=rowgroup colspan={len(metrics) + 1}>{_text(run)}</th></tr>")
-        cells = [f"<th scope=row>{_text(row.get('features', ''))}</th>"]
-        for m in metrics:
-            text = number(row[m]) if row.get(m) is not None else "<span class=blank>–</span>"
-            rivals = [other[m] for other in rows if other.get("run", "") == run and _is_number(other.get(m))]
-            best = ACCURACY.search(m) and len(rivals) > 1 and row.get(m) == max(rivals)
-            cells.append(f"<td>{f'<strong>{text}</strong>' if best else text}</td>")
+    metrics = list(dict.fromkeys(k for row in rows for k in row if k not in ("run", "features") and not k.endswith("_ci95")))
+    runs = list(dict.fromkeys(row.get("run", "") for row in rows))
+    of = {run: [row for row in rows if row.get("run", "") == run] for run in runs}
+    groups = "".join(f"<th scope=colgroup colspan={len(of[run])}>{_text(run)}</th>" for run in runs)
+    heads = "".join(f"<th scope=col>{_text(row.get('features', ''))}</th>" for run in runs for row in of[run])
+    lines = []
+    for m in metrics:
+        cells = [f"<th scope=row>{_text(label(m))}</th>"]
+        for run in runs:
+            rivals = [row[m] for row in of[run] if _is_number(row.get(m))]
+            for row in of[run]:
+                text = number(row[m]) if row.get(m) is not None else "<span class=blank>–</span>"
+                best = ACCURACY.search(m) and len(rivals) > 1 and row.get(m) == max(rivals)
+                half = row.get(f"{m}_ci95")
+                interval = f" <span class=blank>± {number(half)}</span>" if half is not None else ""
+                cells.append(f"<td>{f'<strong>{text}</strong>' if best else text}{interval}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
-        last = run
-    head = "".join(f"<th scope=col>{_text(label(m))}</th>" for m in metrics)
-    head = f"<tr><th scope=col>Features</th>{head}</tr>"
+    head = f"<tr class=run><th></th>{groups}</tr><tr><th scope=col>Metric</th>{heads}</tr>"
     return f"<div class=scroll tabindex=0><table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table></div>"
 
 
@@ -376,6 +384,63 @@ def codebook(counts) -> str:
     return f"<p class=hint>{caption}</p><div class=charts>{chart}</div>"
 
 
+def attention_maps(images, maps) -> str:
+    """Where the class token looks in the last block, the mean of its heads and the three that differ most from it, bright over the dimmed
+    picture. images uint8 (N, S, S, 3), maps float (N, heads, h, w)."""
+    images, maps = np.asarray(images)[:MAX_ROWS], np.asarray(maps, np.float64)[:MAX_ROWS]
+    mean = maps.mean(1, keepdims=True)
+    apart = np.abs(maps - mean).sum((0, 2, 3)).argsort()[::-1][:3]
+    shown = {"picture": images}
+    for name, one in (("mean of heads", mean[:, 0]), *((f"head {head + 1}", maps[:, head]) for head in sorted(apart))):
+        heat = one / np.maximum(one.max((1, 2), keepdims=True), 1e-12)
+        scale = [side // part for side, part in zip(images.shape[1:3], one.shape[1:], strict=True)]
+        heat = heat.repeat(max(scale[0], 1), 1).repeat(max(scale[1], 1), 2)[:, : images.shape[1], : images.shape[2], None]
+        shown[name] = (images * (0.15 + 0.85 * heat)).astype(np.uint8) if heat.shape[1:3] == images.shape[1:3] else images
+    return "<p class=hint>Bright: where the class token of the last block looks.</p>" + _side_by_side(shown)
+
+
+def confusion(table, names) -> str:
+    """Share of each true class (a line) that is taken for each other (columns), by shade. table: counts (K, K); names: K."""
+    table = np.asarray(table, np.float64)
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    head = "".join(f"<th scope=col><span>{_text(name)}</span></th>" for name in names)
+    lines = []
+    for i, name in enumerate(names):
+        cells = "".join(
+            f'<td style="background:color-mix(in srgb, var(--accent) {100 * value:.0f}%, transparent)'
+            f'{";color:var(--paper)" if value > 0.6 else ""}" '
+            f'title="{_text(f"{name} taken for {names[j]}: {value:.0%}", quote=True)}">'
+            f"{f'{100 * value:.0f}' if value >= 0.005 else ''}</td>"
+            for j, value in enumerate(share[i])
+        )
+        lines.append(f"<tr><th scope=row>{_text(name)}</th>{cells}</tr>")
+    caption = "<p class=hint>Nearest neighbours' answers, per cent of each true class (a line).</p>"
+    head = f"<thead><tr><th></th>{head}</tr></thead>"
+    return f"{caption}<div class=scroll tabindex=0><table class=confusion>{head}<tbody>{''.join(lines)}</tbody></table></div>"
+
+
+def feature_map(places, labels, names) -> str:
+    """Examples as dots, near where their features are alike: places (N, 2), labels int (N,), names of the classes."""
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 4.2))
+    FigureCanvasSVG(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    colours = colormaps["tab20"].colors
+    places, labels = np.asarray(places), np.asarray(labels)
+    legend = []
+    for k, name in enumerate(names):
+        colour = "#" + "".join(f"{round(255 * part):02x}" for part in colours[k % len(colours)])
+        axes.scatter(*places[labels == k].T, s=9, color=colour, linewidths=0, alpha=0.85)
+        legend.append(f'<span><i style="background:{colour}"></i>{_text(name)}</span>')
+    axes.set_axis_off()
+    figure.patch.set_visible(False)
+    svg = _svg(figure).replace("<svg ", '<svg role="img" aria-label="features of test pictures in two dimensions, coloured by class" ', 1)
+    return f"<p class=hint>t-SNE of the features of test pictures.</p><figure class=map>{svg}<p class=legend>{''.join(legend)}</p></figure>"
+
+
 def _side_by_side(pictures: dict[str, np.ndarray]) -> str:
     """{title: uint8 (N, S, S, 3)} -> a group an example, one picture of each."""
     rows = []
@@ -479,6 +544,12 @@ tr.run > th { font-weight: 600; border-top: 1px solid var(--rule); padding-top: 
 tbody tr:last-child > * { border-bottom: 1px solid var(--rule); }
 .blank { color: var(--muted); }
 
+.confusion th span { writing-mode: vertical-rl; font-weight: 400; }
+.confusion th { padding: 3px 4px; }
+.confusion td { min-width: 2.1em; text-align: center; padding: 3px; font-size: .78rem; }
+.map { max-width: 720px; margin: 0; }
+.map svg { display: block; width: 100%; height: auto; }
+.map .legend i { width: 10px; height: 10px; border-radius: 50%; }
 .cards { display: flex; flex-wrap: wrap; gap: 16px 40px; }
 .card { max-width: 300px; }
 .cardname { margin: 0; color: var(--muted); font-size: .86rem; }

@@ -19,6 +19,8 @@ from absl import flags
 from ssljax import cli
 from ssljax.errors import Preempted, UserError
 
+PARTS = {"read": "input stall", "save": "checkpoint", "end": "checkpoint"}  # phases of the loop, as the goodput line calls them
+
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
     "workdir",
@@ -71,6 +73,7 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
 
     from ssljax import checkpoint, encoder, faults, initialise, metrics, models, program, sharding, trees
 
+    reference = metrics.Reference(built.log.reference) if built.log.reference else None
     mesh = sharding.make_mesh(config.mesh.to_dict(), batch=config.batch)
     lead = jax.process_index() == 0
     say = print if lead else lambda *_: None
@@ -100,7 +103,9 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
     feed = inputs.train_batches(config, built, source, tokenizer, min(first, config.steps - 1), workdir)
     raw = next(feed)  # shapes for the program; it is the first batch of the run as well
     run = program.make(config, built, mesh, raw, len(source))
+    restoring = time.monotonic()
     state = checkpoints.restore(run.shapes) if first else run.init()
+    restored = time.monotonic()
     if built.init.checkpoint and not first:
         state, report = initialise.warm_start(state, encoder.restore(built.init.checkpoint), built.init.drop)
         say(f"weights of {built.init.checkpoint}: " + ", ".join(f"{len(names)} {what}" for what, names in report.items())
@@ -121,7 +126,13 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
 
     # -------------------------------------------------------------------------------------------------------- instruments
     writer = metrics.Writer(workdir, wandb={"project": built.log.wandb} if built.log.wandb else None, active=lead)
-    writer.resume(first)
+    spent = collections.Counter(checkpoints.info(first).get("goodput") if first else {})
+    spent["lost to restarts"] += (lost := writer.resume(first))
+    goodput = metrics.Goodput(spent, since=started)
+    if first:
+        goodput.move(restored - restoring, "start", "restore")
+    if lost:
+        say(f"{lost:.0f} s of steps behind the checkpoint are taken again")
     shapes = {k: jax.ShapeDtypeStruct((config.batch, *v.shape[1:]), v.dtype) for k, v in raw.items()}
     with models.passes() as passes:
         flops = metrics.count_flops(run.train_step, run.shapes, shapes)
@@ -180,21 +191,27 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
     batches = held.enter_context(pipeline.prefetch(itertools.chain([raw], feed), run.put, built.data.prefetch, busy=feed.busy))
     bar.write("compiling the train step")
     stalled = batches.stall_seconds
+
+    def phase(name, step):
+        watch(name, step)
+        goodput("compile" if name == "step" and step == first else PARTS.get(name, name))
+
     for step in range(first, config.steps):
         if window and step == window[0]:
             jax.profiler.start_trace(str(workdir / "profile"))
 
-        watch("read", step)
+        phase("read", step)
         batch = next(batches)
         if built.method.refresh and starts_epoch(step):
-            watch("refresh", step)
+            phase("refresh", step)
             state = refresh(state)
-        watch("step", step)
+        phase("step", step)
         state, last = run.step(state, batch)
 
         done = step + 1
         pending.append((done, last, batch))
         settle(2)
+        goodput("step")  # compiling is over
         rates = throughput.update(done, batches.stall_seconds - stalled)
         stalled = batches.stall_seconds
         rates |= batches.blame(rates["input_stall"]) | {"bad_examples": feed.bad.count} if rates else {}
@@ -206,6 +223,8 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
             seen = writer.latest
             for alarm in alarms(seen["step"], seen):
                 bar.write(alarm)
+            if reference and (line := reference(seen["step"], seen)):
+                bar.write(line)
         shown |= {**writer.latest, **rates}  # an evaluation's line has no loss: the last one stands
         bar.update(done, shown, throughput.eta(config.steps))
         if window and done == window[1]:
@@ -213,28 +232,30 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
             jax.profiler.stop_trace()
         stopped = stop.reached(done) and done < config.steps
         if checkpoints.due(done) or done == config.steps or stopped:
-            watch("save", step)
             settle(0)  # what was not finite is seen before anything of it could be saved
-            checkpoints.save(done, state, stored, about)
+            phase("save", step)
+            checkpoints.save(done, state, stored, {**about, "goodput": goodput.seconds()})
         if stopped:
             break
         if built.evals.every and (done % built.evals.every == 0 or done == config.steps):
-            watch("evaluation", step)
+            phase("evaluation", step)
             checkpoints.score(done, evaluate(done))
 
     # ---------------------------------------------------------------------------------------------------------------- end
-    watch("end", config.steps)
+    phase("end", config.steps)
     batches.close()
     checkpoints.close()
     writer.close()
     if first < config.steps and stopped:
         bar.close()
+        say(goodput.text())
         raise Preempted(f"stopped by a signal at step {done} of {config.steps}, which is saved; the same command goes on from there")
     bar.update(max(config.steps, first), {**shown, **writer.latest})
     bar.close()
     if first >= config.steps:
         say(f"nothing to do: {checkpoints.directory} is at step {first} of {config.steps}; raise --config.steps to go on")
     else:
+        say(goodput.text())
         say(f"done: {config.steps} steps in {time.monotonic() - started:.0f} s; evaluate it with\n"
             f"  python -m ssljax.evaluate --checkpoint {checkpoints.directory.parent}")  # fmt: skip
     return {"state": state, "metrics": last, "program": run}

@@ -43,7 +43,7 @@ def test_a_folder_with_captions_is_trained_on_judged_and_written_about(pairs, tm
     numbers = tmp_path / "numbers.json"
     evals = ["--evals", "zeroshot,retrieval,captions", "--nobaselines", "--results", str(numbers)]
     evaluate.main(["evaluate", "--checkpoint", run, *evals])
-    scores = json.loads(numbers.read_text())[-1]
+    scores = json.loads(numbers.read_text())["rows"][-1]
     assert scores["zeroshot_label"] >= 0.9, scores
     assert scores["caption_label"] >= 0.9, scores
     # 20 of the 60 texts are the same sentence, so that a perfect model finds its own first one time in twenty.

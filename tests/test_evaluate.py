@@ -29,7 +29,7 @@ def test_a_checkpoint_gives_a_table_and_a_report(tmp_path, monkeypatch, capsys):
 
     report, results = tmp_path / "report.html", tmp_path / "results.json"
     run(monkeypatch, "--checkpoint", str(tmp_path / "siglip"), "--report", str(report), "--results", str(results))
-    rows = {row["features"]: row for row in json.loads(results.read_text())}
+    rows = {row["features"]: row for row in json.loads(results.read_text())["rows"]}
     assert set(rows) == {"raw pixels", "random encoder", "pretrained"}
     for metric in ("knn_top1", "linear_top1"):
         assert all(0 <= row[metric] <= 1 for row in rows.values())

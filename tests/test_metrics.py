@@ -226,6 +226,59 @@ def test_throughput_over_a_window():
     assert rates.update(17, 9.0)["input_stall"] == 1.0 and rates.eta(17) == 0.0
 
 
+def test_a_run_is_held_against_a_band(tmp_path):
+    path = tmp_path / "band.json"
+    path.write_text(json.dumps({"loss": [[0, 4.0, 6.0], [100, 1.0, 2.0]]}))
+    reference = metrics.Reference(path)
+    assert "on track: loss 4" in reference(10, {"loss": 4.0}) and reference(12, {"loss": 4.0}) is None  # once a tenth
+    assert "OFF TRACK" in reference(50, {"loss": 4.2}) and reference.outside == 1  # there the band is 2.5 to 4
+    assert reference(60, {"knn_top1": 0.5}) is None and reference(101, {"loss": 9.0}) is None
+
+
+def test_another_run_is_a_band(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [{"step": s, "loss": 5 * np.exp(-s / 200) + 0.02 * rng.normal()} for s in range(10, 510, 10)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 510, "knn_top1": 0.5}]))
+    reference = metrics.Reference(tmp_path)
+    told = [reference(s, {"loss": 5 * np.exp(-s / 200)}) for s in range(10, 510, 10)]
+    assert sum(line is not None for line in told) >= 10 and reference.outside == 0
+    late = metrics.Reference(tmp_path)
+    assert "OFF TRACK" in late(250, {"loss": 5.0})
+
+
+def test_a_reference_that_is_none_is_named(tmp_path):
+    for name, text in (("a.json", "[]"), ("b.json", "{}"), ("c.json", '{"loss": [[1, 2]]}')):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match="config.log.reference="):
+            metrics.Reference(tmp_path / name)
+    with pytest.raises(UserError, match="expected a run's workdir or a .json"):
+        metrics.Reference(tmp_path / "nowhere")
+
+
+def test_goodput_adds_up_over_restarts():
+    now = iter([0.0, 10.0, 40.0, 42.0, 100.0, 101.0])
+    goodput = metrics.Goodput({"step": 50.0, "lost to restarts": 7.0}, clock=lambda: next(now))
+    goodput("compile")
+    goodput("step")
+    goodput("input stall")
+    goodput("step")
+    goodput.move(4.0, "start", "restore")
+    assert goodput.seconds() == {"step": 53.0, "lost to restarts": 7.0, "start": 6.0, "restore": 4.0, "compile": 30.0, "input stall": 58.0}
+    now = iter([])
+    goodput = metrics.Goodput({"step": 30.0, "compile": 10.0, "start": 0.2}, since=0.0, clock=lambda: 0.0)
+    assert goodput.text() == "goodput 75 % of 40 s: step 30 s, compile 10 s"
+
+
+def test_what_was_logged_behind_the_checkpoint_is_counted_as_lost(tmp_path):
+    writer = metrics.Writer(tmp_path)
+    for step in (10, 20, 30):
+        writer.write(step, {"loss": 1.0, "seconds_per_step": 0.5})
+    writer.close()
+    writer = metrics.Writer(tmp_path)
+    assert writer.resume(20) == 5.0 and writer.resume(20) == 0.0
+    writer.close()
+
+
 def test_mfu_is_absent_where_unknown():
     for flops, peak in ((1e9, None), (None, 1e12)):
         ticks = iter((0.0, 1.0))

@@ -36,6 +36,9 @@ def a_run(name="SimCLR on <scenes>", metrics=None):
             "images": pictures(2), "captions": [["a red two", "a blue two"], ["a red one", "a blue one"]],
             "scores": [[0.75, 0.25], [0.6, 0.4]], "truth": ["a red two", "a blue one"],
         },
+        "attention": {"images": pictures(2), "maps": RNG.random((2, 4, 2, 2))},
+        "confusion": {"table": [[8, 2], [5, 5]], "names": ["<brick>", "coffee"]},
+        "map": {"places": RNG.normal(size=(20, 2)), "labels": np.arange(20) % 2, "names": ["<brick>", "coffee"]},
         "reconstructions": {"original": pictures(2), "masked": pictures(2), "reconstruction": pictures(2)},
         "diagnostics": {"rankme": 47.31, "feature_std": 0.913},
         "notes": ["zeroshot: the method has no text tower"],
@@ -95,7 +98,8 @@ def test_all_sections_are_there(page):
     text, checker = page
     expected = [
         "A & B", "Results", "SimCLR on <scenes>", "Curves", "RankMe and feature spread", "Augmented views",
-        "Reconstructions", "Nearest neighbours", "Zero-shot examples", "Not evaluated", "bare",
+        "Reconstructions", "Attention maps", "Nearest neighbours", "Zero-shot examples", "Confusion", "Map of the features",
+        "Not evaluated", "bare",
     ]  # fmt: skip
     assert checker.headings == expected
     assert "<summary>Configuration</summary>" in text and '"simclr"' in text
@@ -128,7 +132,7 @@ def test_style_is_whole():
 
 def test_every_picture_has_its_alt_text_and_its_pixels(page):
     text, checker = page
-    assert len(checker.images) == 3 * 2 + 3 * 4 + 2 * 4 + 2 + 2 * 3
+    assert len(checker.images) == 3 * 2 + 3 * 4 + 2 * 4 + 2 + 2 * 3 + 2 * 5
     assert all(img["alt"] for img in checker.images)
     assert text.count('role="img" aria-label="') == text.count("<svg")
     pixels = pictures()
@@ -142,6 +146,8 @@ def test_table_bolds_the_best_accuracy_only_and_leaves_blanks(page):
     table = report.results_table(TABLE)
     assert table.count("<strong>") == 1 and "<strong>0.654</strong>" in table
     assert table.count("class=blank") == 2
+    told = report.results_table([{"run": "a", "features": "pretrained", "knn_top1": 0.5, "knn_top1_ci95": 0.021}])
+    assert "0.500 <span class=blank>± 0.021</span>" in told and "ci95" not in told
     assert "kNN top\u20111" in table and "zero-shot colour" in table
 
 

@@ -172,6 +172,29 @@ def against_copying(built, p, state, splits):
     return {"copy_ratio": float(error(rebuilt) / error(copied))}
 
 
+def curve(rows, points=20):
+    """[[step, mean loss of the steps since the point before], ...]: what `bands` makes the reference of a config from."""
+    import numpy as np
+
+    losses = [float(row["loss"]) for row in rows]
+    ends = np.unique(np.linspace(0, len(losses), points + 1).astype(int)[1:])
+    return [[int(end), float(np.mean(losses[start:end]))] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def bands(rows):
+    """{config file's name: {"loss": [[step, least, most], ...]}} of rows with curves: the seeds' mean, give or take four times their
+    deviation, at least 5 %."""
+    import numpy as np
+
+    out = {}
+    for config in sorted({row["config"] for row in rows if row.get("curve")}):
+        steps, values = np.moveaxis(np.array([row["curve"] for row in rows if row["config"] == config and row.get("curve")]), -1, 0)
+        mean = values.mean(0)
+        slack = np.maximum(4 * values.std(0), 0.05 * np.abs(mean))
+        out[config] = {"loss": np.stack([steps[0], mean - slack, mean + slack], 1).round(5).tolist()}
+    return out
+
+
 def run(path, argument, seed, steps=0):
     """Train one config from arrays and judge it. -> row (dict)."""
     import numpy as np
@@ -209,11 +232,13 @@ def run(path, argument, seed, steps=0):
 
     built, p, state, rows, tokenizer, splits, spent = fit(config, before)
     row |= spent | {"loss": float(np.mean([float(x["loss"]) for x in rows[-20:]]))}
+    row["curve"] = curve(rows)
     row |= {k: float(v) for k, v in rows[-1].items() if k in ("teacher_entropy", "prototype_entropy", "mean_fill_ratio")}
     two = tokenizer is not None and hasattr(built.method, "text") and built.method.encoder is not built.method.text
     more = ["zeroshot", "retrieval"] if two else []
     more += ["captions"] if hasattr(built.method, "writer") else []
-    row |= judge(["knn", "linear", "rankme", *more], built, p, state, tokenizer, splits)
+    scores = judge(["knn", "linear", "rankme", *more], built, p, state, tokenizer, splits)
+    row |= {k: v for k, v in scores.items() if not k.endswith("_ci95")}
     row |= held_out(config, p, state, tokenizer, splits) | against_copying(built, p, state, splits)
     row["commit"] = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return row
@@ -226,7 +251,7 @@ COLUMNS = ("config", "seed", "raw_knn_top1", "raw_linear_top1", "random_knn_top1
 def table(rows):
     """Markdown of the rows; beside the fixed columns, what only some methods report."""
     lines = ["| " + " | ".join((*COLUMNS, "also")) + " |", "|" + " --- |" * (len(COLUMNS) + 1)]
-    shown = {*COLUMNS, "method", "data", "label", "batch", "parameters", "loss", "linear_regulariser", "train_seconds"}
+    shown = {*COLUMNS, "method", "data", "label", "batch", "parameters", "loss", "linear_regulariser", "train_seconds", "curve"}
     for row in rows:
         cells = [f"{row[c]:.3f}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in COLUMNS]
         also = ", ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in shown and isinstance(v, float))
@@ -261,6 +286,10 @@ def main(argv):
                 print(json.dumps(row), file=sys.stderr, flush=True)
     if out == ROOT / "launch/bench/results/learning.jsonl":
         every = sorted(rows, key=lambda row: (row["config"], row["seed"]))
+        for name, band in bands(every).items():
+            path = ROOT / "tests" / "curves" / (name.replace(".py:", "-").replace("=", "_").rstrip("-") + ".json")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(band) + "\n")
         out.with_suffix(".md").write_text(
             f"# Small configs on the embedded scenes\n\n`python launch/bench/learning.py`\n\n{table(every)}\n"
         )
