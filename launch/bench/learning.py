@@ -96,23 +96,40 @@ def prepared(path, argument, seed, steps=0):
     return configs.with_steps(config, steps) if steps else config
 
 
-def fit(config, watch=lambda *_: None):
-    """Train a config from arrays. watch: called with (program, state, embedded split) before the first step. -> built, program, state,
-    metrics of every step, tokenizer, splits."""
+def linear_probe(workdir, label="photograph"):
+    """Test accuracy of a linear probe on what `first_stage` trained."""
+    from ssljax import encoder
+    from ssljax.data import scenes_recipe
+    from ssljax.evals import linear
+
+    encode, parts = encoder.restore(workdir), {}
+    for split, most in MOST.items():
+        arrays = scenes_recipe.make("photo", split)
+        parts[split] = {"features": encode(arrays["image"][:most]), "label": arrays[label][:most]}
+    return linear.evaluate(parts["train"], parts["test"], classes=len(scenes_recipe.CLASSES["photo"][label]))["linear_top1"]
+
+
+def fit(config, watch=lambda *_: None, train=None):
+    """Train a config from arrays, from config.init.checkpoint where it is given. train: other rows than the training split's. watch: called
+    with (program, state, embedded split) before the first step. -> built, program, state, metrics of every step, tokenizer, splits,
+    seconds and CPU minutes."""
     import jax
 
-    from ssljax import inputs, program, sharding
+    from ssljax import encoder, initialise, inputs, program, sharding
     from ssljax.data import pipeline, scenes_recipe
     from ssljax.evals import features
 
     built = configs.build(config)
     tokenizer = inputs.make_tokenizer(built)
     splits = {split: scenes_recipe.make(config.data.source.removeprefix("scenes/"), split) for split in MOST}
+    splits["train"] = train or splits["train"]
     feed = pipeline.array_batches(splits["train"], batch=config.batch, seed=config.seed, tokenizer=tokenizer, label=config.data.label)
     batch, examples = next(feed), len(splits["train"]["image"])
     mesh = sharding.make_mesh(config.mesh.to_dict(), batch=config.batch)
     p = program.make(config, built, mesh, batch, examples)
     state, rows = p.init(), []
+    if config.init.checkpoint:
+        state, _ = initialise.warm_start(state, encoder.restore(config.init.checkpoint), config.init.drop)
     watch(built, p, state, tokenizer, splits)
     started, cpu = time.monotonic(), time.process_time()
     for step in range(config.steps):

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
@@ -21,6 +20,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from launch.bench import rows  # noqa: E402
 from ssljax import cli  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 
@@ -31,11 +31,11 @@ flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", fl
 
 SIZES = {
     "ViT-L/16 of 224": (dict(width=1024, depth=24, heads=16, mlp_dim=4096), dict(width=512, depth=8, heads=16, mlp_dim=2048), 8, 224),
-    "ViT of 384, depth 8, of 112": (
+    "ViT of 384, depth 8, of 224": (
         dict(width=384, depth=8, heads=6, mlp_dim=1536),
         dict(width=128, depth=2, heads=4, mlp_dim=512),
         16,
-        112,
+        224,
     ),
 }
 
@@ -102,27 +102,20 @@ def time_ratio(made, raw, rounds):
 
 def main(argv):
     cli.parse(argv, FLAGS, __doc__)
-    import jax
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    common = {"device": jax.devices()[0].device_kind, "commit": commit}
-    rows = []
+    table = []
     for number, (name, size) in enumerate(SIZES.items()):
         made, raw = steps(*size)
         row = {"model": name, "flops": round(flops_ratio(made, raw), 3)}
         if number:
             row["time"] = round(time_ratio(made, raw, FLAGS.rounds), 3)
-        rows.append(row | common)
+        table.append(row | rows.origin())
     print("| model | FLOPs, visible / mask tokens | time | bar |\n| --- | --- | --- | --- |")
-    for row in rows:
+    for row in table:
         bar = f"time within 15 % of FLOPs: {row['time'] / row['flops'] - 1:+.0%}" if "time" in row else "at most 0.45"
         print(f"| {row['model']} | {row['flops']} | {row.get('time', '')} | {bar} |")
-    out = pathlib.Path(FLAGS.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    rows.keep(table, FLAGS.out)
     if FLAGS.json:
-        print(json.dumps(rows))
+        print(json.dumps(table))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,13 @@ def mixup_or_cutmix(key, images, labels, *, mixup_alpha=0.8, cutmix_alpha=1.0, s
     )
 
 
+def mixed(key, images, labels, *, mixup_alpha, cutmix_alpha):
+    """By whichever alpha is above 0, by either in turn where both are. -> images, labels; shapes as they came."""
+    if mixup_alpha and cutmix_alpha:
+        return mixup_or_cutmix(key, images, labels, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
+    return mixup(key, images, labels, alpha=mixup_alpha) if mixup_alpha else cutmix(key, images, labels, alpha=cutmix_alpha)
+
+
 def share(key, alpha, batch, per_example):
     """lambda from Beta(alpha, alpha), float32 (batch,); the same for all unless per_example."""
     return jnp.broadcast_to(jax.random.beta(key, alpha, alpha, (batch if per_example else 1,)), (batch,))

@@ -2,7 +2,7 @@
 checkpoints.
 """
 
-from ssljax.losses.classification import caption, cross_entropy, masked_mean
+from ssljax.losses.classification import caption, cross_entropy, masked_mean, soft_cross_entropy
 from ssljax.losses.clustering import (
     cosines,
     deepcluster_v2,
@@ -182,6 +182,7 @@ __all__ = [
     "simsiam",
     "sinkhorn",
     "smooth_l1",
+    "soft_cross_entropy",
     "soft_nearest_neighbour",
     "spherical_kmeans",
     "supcon",

@@ -18,6 +18,14 @@ def cross_entropy(logits, labels, *, mask=None, smoothing=0.0):
     return masked_mean(jax.nn.logsumexp(logits, axis=-1) - right, mask)
 
 
+def soft_cross_entropy(logits, targets, *, smoothing=0.0):
+    """-sum_k target_k log softmax(logits)_k, the mean over the batch; for labels that are mixed (mixup, CutMix).
+
+    logits, targets: (B, K), targets summing to 1; smoothing as in `cross_entropy`. -> float32 scalar."""
+    targets = (1 - smoothing) * targets + smoothing / targets.shape[-1]
+    return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1))
+
+
 def masked_mean(values, mask=None):
     """Mean of values (...) where mask (...) is 1 or True, those of the whole batch alike (default: all); 0 where none is."""
     if mask is None:

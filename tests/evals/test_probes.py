@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssljax import evals
-from ssljax.evals import Context, attentive, corruptions, knn_sweep, sgd_linear
+from ssljax.evals import Context, attentive, classify, corruptions, knn_sweep, sgd_linear
 from ssljax.evals.cka import linear_cka
 from ssljax.evals.lidar import lidar
 
@@ -70,6 +70,14 @@ def test_a_metric_of_one_number_an_example_is_told_with_its_interval():
     context = Context(train={"features": x, "label": y}, test={"features": x, "label": y}, classes=3)
     numbers, reasons = evals.judge(["knn", "retrieval"], context)
     assert 0 < numbers["knn_top1_ci95"] < 0.1 and reasons == {"retrieval": "the test set gives no image_embedding, text_embedding"}
+
+
+def test_a_classifier_is_judged_by_its_own_logits():
+    logits = np.eye(7)[[0, 1, 2]] + 0.5 * np.eye(7)[[3, 4, 5]] - 0.1 * np.arange(7)
+    out = classify.run(Context(train={}, test={"logits": logits, "label": np.array([0, 4, 6])}, classes=7))
+    assert out["top1"].tolist() == [True, False, False] and out["top5"].tolist() == [True, True, False]
+    with pytest.raises(evals.NotApplicable, match="gives no logits"):
+        classify.run(Context(train={}, test={"label": np.zeros(3, int)}, classes=7))
 
 
 def test_lidar_and_cka_look_at_views_and_layers():

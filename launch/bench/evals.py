@@ -1,0 +1,112 @@
+"""What judging costs: neighbours against the bare products they need, the probe's sweep of twelve regularisers against one.
+
+    python launch/bench/evals.py            # 200,000 x 200,000 neighbours of width 384: 20 minutes on two CPU cores
+    python launch/bench/evals.py --quick    # a fifth of the examples, a twenty-fifth of the work
+
+Products: the same blocks of queries against the same chunks, summed, one after the other with the search in alternating rounds; the ratio
+is the median. Memory is the growth of this process's peak over what it had with the features made.
+"""
+
+import json
+import pathlib
+import resource
+import statistics
+import sys
+import time
+
+from absl import flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from launch.bench import rows  # noqa: E402
+from ssljax import cli  # noqa: E402
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_bool("quick", False, "40,000 examples, not 200,000", flag_values=FLAGS)
+flags.DEFINE_integer("rounds", 3, "rounds of every case", flag_values=FLAGS)
+flags.DEFINE_string("out", str(ROOT / "launch/bench/results/evals.jsonl"), "rows are appended here", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
+WIDTH, K, CHUNK, BLOCK = 384, 20, 8192, 1024
+
+
+def seconds(function):
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def neighbours(count, rounds):
+    """Row of the nearest of `count` features among themselves. Rounds take turns over shares of the queries, so that all are asked once."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ssljax.evals import knn
+
+    features = np.random.default_rng(0).normal(size=(count, WIDTH)).astype(np.float32)
+    train = jnp.asarray(knn.pad_rows(features, CHUNK)).reshape(-1, CHUNK, WIDTH)
+
+    @jax.jit
+    def products(queries):
+        add = lambda total, chunk: (total + jnp.matmul(queries, chunk.T, precision="highest").sum(), None)  # noqa: E731
+        return jax.lax.scan(add, 0.0, train)[0]
+
+    def bare(share):
+        for start in range(0, len(share), BLOCK):
+            products(knn.pad_rows(share[start : start + BLOCK], BLOCK)).block_until_ready()
+
+    shares = np.array_split(features, rounds)
+    bare(shares[0][:BLOCK])
+    knn.neighbours(features, shares[0][:BLOCK], k=K, chunk=CHUNK)  # compiles
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = [(seconds(lambda s=share: knn.neighbours(features, s, k=K, chunk=CHUNK)), seconds(lambda s=share: bare(s))) for share in shares]
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    ratio = statistics.median(a / b for a, b in times)
+    total = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {
+        "case": f"{K} nearest, {count:,} x {count:,} of {WIDTH}", "ratio": round(ratio, 3), "bar": 1.5,
+        "seconds": round(sum(a for a, _ in times), 1), "peak_gib": round(total, 2), "grown_gib": round(grown, 2),
+    }  # fmt: skip
+
+
+def sweep(count, rounds):
+    """Row of the linear probe's sweep against the costliest of its regularisers alone."""
+    import numpy as np
+
+    from ssljax.evals import linear
+
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(20, WIDTH))
+    labels = rng.integers(0, 20, count)
+    features = (centres[labels] + 4.0 * rng.normal(size=(count, WIDTH))).astype(np.float32)
+    fit = lambda regularisers: linear.fit(features, labels, classes=20, regularisers=regularisers)  # noqa: E731
+    one = (min(linear.REGULARISERS),)
+    fit(linear.REGULARISERS), fit(one)
+    times = [(seconds(lambda: fit(linear.REGULARISERS)), seconds(lambda: fit(one))) for _ in range(rounds)]
+    ratio = statistics.median(a / b for a, b in times)
+    return {
+        "case": f"sweep of 12 regularisers, {count:,} x {WIDTH}, against one",
+        "ratio": round(ratio, 3),
+        "bar": 2.0,
+        "seconds": round(sum(a for a, _ in times), 1),
+    }
+
+
+def main(argv):
+    cli.parse(argv, FLAGS, __doc__)
+    small = FLAGS.quick
+    table = [sweep(10_000, FLAGS.rounds), neighbours(40_000 if small else 200_000, FLAGS.rounds)]
+    print("| case | time ratio | bar | seconds | peak GiB, grown by |\n| --- | --- | --- | --- | --- |")
+    for row in table:
+        print(
+            f"| {row['case']} | {row['ratio']} | {row['bar']} | {row['seconds']} | {row.get('peak_gib', '')} {row.get('grown_gib', '')} |"
+        )
+    table = [row | rows.origin() for row in table]
+    rows.keep(table, FLAGS.out)
+    if FLAGS.json:
+        print(json.dumps(table))
+
+
+if __name__ == "__main__":
+    cli.command(main)

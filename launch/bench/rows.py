@@ -1,0 +1,23 @@
+"""What the benchmarks share: what a row says of where it comes from, and how rows are kept and told."""
+
+import json
+import pathlib
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def origin():
+    """{"device", "jax", "commit"} of this machine and this code."""
+    import jax
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "commit": commit}
+
+
+def keep(rows, out):
+    """Appends rows to a .jsonl file."""
+    out = pathlib.Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
