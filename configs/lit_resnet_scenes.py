@@ -13,6 +13,6 @@ FIRST = {"tower": "simclr_resnet_scenes.py:data=photo,hue=0.1,grey=0.1"}  # else
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=400, batch=256)
+    a = embedded.parse(arg, steps=1000, batch=256)
     method = dict(name="lit", encoder=embedded.RESNET, text=embedded.TEXT)
     return embedded.make_pairs(a, method=method)

@@ -1,0 +1,250 @@
+"""Will it fit, and what will bound it? Compiles a config's real train step for chips that need not be there.
+
+python -m ssljax.plan --config configs/siglip_vitb16_webimages.py --topology v5e:16x16
+python -m ssljax.plan --config configs/dinov2_vitl16_imagenet.py --topology v5p:4x4x4 --mesh data=16,fsdp=4 --batch 2048
+python -m ssljax.plan --config configs/mae_vitb16_imagenet.py --topology v4:8x8x8 --search --json
+
+TPU v4, v5e, v5p, v6e and tpu7x, by the TPU compiler of the package libtpu; `bash launch/plan.sh` makes an environment for it. For GPUs,
+which cannot be compiled for from here (--topology h100:8): exact bytes of the state and FLOPs, and no activations.
+Times are bounds of a chip that does all at once at its peak; a step takes longer.
+"""
+
+import json
+import math
+import os
+import re
+
+from absl import flags
+
+from ssljax import cli
+from ssljax.errors import UserError
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("topology", "", "v5e:16x16, v4:8x8x8, h100:64, ...", flag_values=FLAGS)
+flags.DEFINE_string("mesh", "", "data=64,fsdp=4,tensor=1; empty: the config's", flag_values=FLAGS)
+flags.DEFINE_integer("batch", 0, "global batch; 0: the config's", flag_values=FLAGS)
+flags.DEFINE_bool("search", False, "where it does not fit: recompute more, then halve the batch", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "end with one JSON line of the plan", flag_values=FLAGS)
+
+GIB = 2**30
+# name: HBM (GiB), HBM bandwidth (GB/s), bandwidth to other chips (GB/s, all links of a chip one way), device kind as JAX spells it.
+# Google Cloud's system architecture pages; NVIDIA's datasheets. A device of tpu7x is half a chip.
+CHIPS = {
+    "v4": (32, 1228, 150, "TPU v4"), "v5e": (16, 819, 100, "TPU v5 lite"), "v5p": (95, 2765, 300, "TPU v5p"),
+    "v6e": (32, 1640, 224, "TPU v6 lite"), "tpu7x": (96, 3690, 300, "TPU7x"),
+    "a100": (80, 2039, 300, "A100"), "h100": (80, 3350, 450, "H100"), "h200": (141, 4800, 450, "H200"), "b200": (180, 8000, 900, "B200"),
+}  # fmt: skip
+GPUS = ("a100", "h100", "h200", "b200")
+RESERVED = 0.03  # of a chip's HBM, which the runtime keeps
+REMAT = ("none", "dots", "full")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def devices_of(topology):
+    """ "v5e:16x16" -> devices that need not be there, the chip's name; for a GPU None and their number. Raises UserError."""
+    name, _, shape = topology.partition(":")
+    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", shape):
+        raise UserError(f"--topology {topology!r}: expected CHIP:SHAPE, e.g. v5e:16x16 or h100:64, with CHIP one of {', '.join(CHIPS)}")
+    if name in GPUS:
+        return None, name, math.prod(map(int, shape.split("x")))
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # of several types, by version
+        raise UserError(f"--topology {topology}: {error}. It needs libtpu: bash launch/plan.sh ... has it") from None
+    return found, name, len(found)
+
+
+def raw_shapes(built, batch):
+    """A raw global batch as the host gives it: {name: ShapeDtypeStruct}."""
+    import jax
+    import numpy as np
+
+    from ssljax import program
+
+    two = program.example(built)
+    if built.data.crop == "host":
+        two.pop("image")
+        two |= {name: np.zeros((2, g.count, g.size, g.size, 3), np.uint8) for name, g in built.groups.items()}
+    return {name: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for name, x in two.items()}
+
+
+def plan(config, topology, examples=1_281_167):
+    """-> the plan's figures (dict): bytes a device by kind, FLOPs, traffic, collectives, bounds, whether it fits."""
+    import jax
+    from jax.sharding import NamedSharding
+
+    from ssljax import config as configs
+    from ssljax import metrics, program, sharding
+
+    devices, chip, count = devices_of(topology)
+    hbm, bandwidth, links, kind = CHIPS[chip]
+    built = configs.build(config)
+    stand_ins = devices is None  # fake CPU devices, which nothing is compiled for
+    mesh = sharding.make_mesh(config.mesh.to_dict(), batch=config.batch, devices=jax.devices()[:count] if stand_ins else list(devices))
+    raw = raw_shapes(built, config.batch)
+    run = program.make(config, built, mesh, raw, examples)
+    batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=NamedSharding(mesh, sharding.BATCH)) for k, v in raw.items()}
+    with jax.set_mesh(mesh):
+        flops = metrics.count_flops(run.train_step, run.shapes, raw) / count
+        out = {"config": config.method.name, "topology": topology, "chips": count, "mesh": dict(mesh.shape), "batch": config.batch}
+        out |= {"hbm": {name: share(getattr(run.shapes, field)) for name, field in KINDS.items()} | {"batch": share(batch)}}
+        compiled = None if stand_ins else run.step.lower(run.shapes, batch).compile()
+    out["flops"] = flops
+    dtype = getattr(built.method.encoder, "dtype", "float32")
+    peak = metrics.peak_flops(kind, dtype)
+    seconds = {f"{dtype} products": flops / peak}
+    if compiled is not None:
+        memory = compiled.memory_analysis()
+        out["hbm"]["temporaries"] = memory.temp_size_in_bytes
+        out["hbm"]["results beside the state"] = max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
+        out["arguments"] = memory.argument_size_in_bytes
+        moved, sent = traffic(compiled.as_text())
+        out |= {"bytes": moved, "collectives": sent, "intensity": flops / max(moved, 1), "ridge": peak / (bandwidth * 1e9)}
+        seconds |= {"HBM": moved / (bandwidth * 1e9), "links": sum(sent.values()) / (links * 1e9)}
+    out["total"] = sum(out["hbm"].values())
+    out["capacity"] = hbm * GIB
+    out["fits"] = out["total"] <= hbm * GIB * (1 - RESERVED)
+    out["seconds"] = seconds
+    out["bound"] = max(seconds, key=seconds.get)
+    out["images_per_second"] = config.batch / max(seconds.values())
+    return out
+
+
+KINDS = {"parameters": "params", "optimizer": "opt", "teacher, statistics, queues": "extra"}
+
+
+def share(tree):
+    """Bytes of a tree of shapes with shardings that one device holds."""
+    import jax
+    import numpy as np
+
+    leaves = [x for x in jax.tree.leaves(tree) if hasattr(x, "sharding")]
+    size = lambda x: 8 if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.dtype(x.dtype).itemsize  # noqa: E731
+    return int(sum(math.prod(x.sharding.shard_shape(x.shape)) * size(x) for x in leaves))
+
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8, "f64": 8}
+
+
+def traffic(text):
+    """Optimised HLO -> bytes that its instructions read and write in HBM, bytes that each kind of collective sends.
+
+    A loop's body counts as often as it is run, where the compiler says how often; what is inside a fusion never leaves the chip."""
+    computations, name = {}, None
+    for line in text.splitlines():
+        if header := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            name = header[2]
+            computations[name] = []
+            if header[1]:
+                entry = name
+        elif name and (found := re.match(r"\s+(?:ROOT )?%?(\S+) = (\([^=]*?\)|\S+) ([a-z-]+)\((.*)", line)):
+            computations[name].append(found.groups())
+
+    sizes = {name: sum(_bytes(shape)) for rows in computations.values() for name, shape, _, _ in rows}
+    moved, sent = 0.0, dict.fromkeys(COLLECTIVES, 0.0)
+
+    def walk(computation, times):
+        nonlocal moved
+        for _, shape, operation, rest in computations.get(computation, ()):
+            if operation == "while":
+                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', rest)
+                walk(re.search(r"body=%?([\w.-]+)", rest)[1], times * int(trips[1] if trips else 1))
+            elif operation == "conditional":
+                for branch in re.findall(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.-]+)", rest)[:1]:
+                    walk(branch[1] or branch[0].split(",")[0].strip(" %"), times)
+            elif operation == "call":
+                walk(re.search(r"to_apply=%?([\w.-]+)", rest)[1], times)
+            elif operation not in ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "iota"):
+                kind = operation.removesuffix("-start")
+                if kind in sent:
+                    sent[kind] += times * max(_bytes(shape), default=0)
+                if operation.endswith(("-done", "-start")) or "S(1)" in shape:
+                    continue
+                operands = re.findall(r"%([\w.-]+)", rest.split("), ")[0])
+                moved += times * (sum(_bytes(shape)) + sum(sizes.get(operand, 0) for operand in operands))
+
+    walk(entry, 1)
+    return moved, {kind: size for kind, size in sent.items() if size}
+
+
+def _bytes(shape):
+    """Bytes of each array of an HLO result shape."""
+    found = re.findall(r"(\w+)\[([\d,]*)\]", shape)
+    return [BYTES.get(dtype, 4) * math.prod(map(int, filter(None, dimensions.split(",")))) for dtype, dimensions in found]
+
+
+def search(config, topology, say):
+    """The plan with the least recomputation, then the largest batch, that fits; says why at each step."""
+    found = plan(config, topology)
+    say(found)
+    towers = [tower for tower in ("encoder", "text", "decoder") if tower in config.method and "remat" in config.method[tower]]
+    for policy in REMAT[1:]:
+        if found["fits"] or not towers:
+            break
+        if all(REMAT.index(config.method[tower].remat) >= REMAT.index(policy) for tower in towers):
+            continue
+        for tower in towers:
+            config.method[tower].remat = policy
+        print(f"{found['total'] / GIB:.1f} of {found['capacity'] / GIB:.0f} GiB: does not fit; with remat={policy}:")
+        found = plan(config, topology)
+        say(found)
+    shards = found["mesh"]["data"] * found["mesh"]["fsdp"]
+    while not found["fits"] and config.batch % (2 * shards) == 0:
+        config.batch //= 2
+        print(f"{found['total'] / GIB:.1f} of {found['capacity'] / GIB:.0f} GiB: does not fit; with half the batch, {config.batch}:")
+        found = plan(config, topology)
+        say(found)
+    if not found["fits"]:
+        raise UserError(
+            f"{found['total'] / GIB:.1f} GiB at batch {config.batch}, of which {state(found) / GIB:.1f} are the state: more chips, "
+            f"or more of --mesh fsdp={2 * found['mesh']['fsdp']}"
+        )
+    return found
+
+
+def state(found):
+    return sum(found["hbm"][name] for name in KINDS)
+
+
+def tell(found):
+    """The plan on the terminal."""
+    print(f"{found['config']}: batch {found['batch']} on {found['chips']} x {found['topology'].partition(':')[0]}, mesh "
+          + ", ".join(f"{axis}={n}" for axis, n in found["mesh"].items()))  # fmt: skip
+    for name, size in found["hbm"].items():
+        print(f"  {name:28} {size / 2**20:10.1f} MiB a device")
+    verdict = "fits" if found["fits"] else "DOES NOT FIT"
+    verdict += "" if "temporaries" in found["hbm"] else ", activations not counted"
+    print(f"  {'in all':28} {found['total'] / 2**20:10.1f} MiB of {found['capacity'] / 2**20:.0f}: {verdict}")
+    print(f"  {found['flops'] / 1e12:.3f} TFLOPs a device and step")
+    if "bytes" in found:
+        print(f"  {found['bytes'] / GIB:.2f} GiB of HBM traffic: {found['intensity']:.0f} FLOPs a byte; ridge: {found['ridge']:.0f}")
+    for kind, size in found.get("collectives", {}).items():
+        print(f"  {kind:28} {size / 2**20:10.1f} MiB a device and step")
+    times = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in found["seconds"].items())
+    print(f"  bounds: {times}; so {found['bound']} bounds it, at most {found['images_per_second']:,.0f} images/s")
+
+
+def main(argv):
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+    config = cli.parse_config(argv, FLAGS, __doc__)
+    if not FLAGS.topology:
+        raise UserError(f"--topology is missing: CHIP:SHAPE, e.g. v5e:16x16, with CHIP one of {', '.join(CHIPS)}")
+    for item in filter(None, FLAGS.mesh.split(",")):
+        axis, _, n = item.partition("=")
+        if axis not in config.mesh or not re.fullmatch(r"-?\d+", n):
+            raise UserError(f"--mesh {FLAGS.mesh!r}: expected data=N,fsdp=N,tensor=N, one of them -1")
+        config.mesh[axis] = int(n)
+    config.batch = FLAGS.batch or config.batch
+    if FLAGS.topology.partition(":")[0] in GPUS:
+        cli.fake_devices(devices_of(FLAGS.topology)[2])
+    found = search(config, FLAGS.topology, tell) if FLAGS.search else plan(config, FLAGS.topology)
+    if not FLAGS.search:
+        tell(found)
+    if FLAGS.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    cli.command(main)
