@@ -9,10 +9,10 @@ from ssljax import embedded
 
 FAMILY = "image-text"
 LEARNING = ("data=photo",)
-FIRST = {"tower": "simclr_resnet_scenes.py:data=photo,hue=0.1,grey=0.1"}  # else the tower does not know colours, which captions name
+FIRST = {"tower": "simclr_resnet_scenes.py:data=photo,hue=0.1,grey=0.0"}  # else the tower does not know colours, which captions name
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=1000, batch=256)
-    method = dict(name="lit", encoder=embedded.RESNET, text=embedded.TEXT)
+    a = embedded.parse(arg, steps=700, batch=256)
+    method = dict(name="lit", encoder=embedded.RESNET, text=embedded.TEXT, out=64)
     return embedded.make_pairs(a, method=method)

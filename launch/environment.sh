@@ -26,3 +26,18 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
 fi
 python=.venv/bin/python
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TF_CPP_MIN_LOG_LEVEL=3
+
+# own_environment DIR PACKAGE...: an environment beside .venv that has these packages as well; $python is then its own. Fails if it was there.
+own_environment() {
+  local folder=$1 base=$python
+  shift
+  python=$folder/bin/python
+  [ ! -x "$python" ] || return 1
+  echo "installing $* into $folder (some minutes, once)" >&2
+  # `set -e` is off inside a condition, which this is called in.
+  if ! { "$base" -m venv "$folder" && "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt "$@"; }; then
+    rm -rf "$folder"
+    echo "error: $* could not be installed" >&2
+    exit 1
+  fi
+}

@@ -133,7 +133,7 @@ def traffic(text):
 
     A loop's body counts as often as it is run, where the compiler says how often; what is inside a fusion never leaves the chip."""
     computations, name = {}, None
-    for line in text.splitlines():
+    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():  # long tuples have remarks, "/*index=5*/"
         if header := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
             name = header[2]
             computations[name] = []

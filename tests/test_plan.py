@@ -31,11 +31,13 @@ def test_what_a_loop_moves_and_sends_counts_as_often_as_it_turns():
     mesh = sharding.make_mesh({"data": 8}, batch=8)
     split = NamedSharding(mesh, P("data"))
 
-    def body(x, _):
+    def body(carry, _):
+        x, *others = carry  # so many that the compiler numbers them, which the reader must not stumble over
         whole = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P()))
-        return jax.lax.with_sharding_constraint(jnp.sin(whole @ whole), split), None
+        return (jax.lax.with_sharding_constraint(jnp.sin(whole @ whole), split), *[y + 1 for y in others]), None
 
-    program_of = jax.jit(lambda x: jax.lax.scan(body, x, None, length=7)[0], in_shardings=split, out_shardings=split)
+    start = lambda x: (x, *[jnp.float32(i) for i in range(8)])  # noqa: E731
+    program_of = jax.jit(lambda x: jax.lax.scan(body, start(x), None, length=7)[0][0], in_shardings=split, out_shardings=split)
     text = program_of.lower(jax.ShapeDtypeStruct((512, 512), jnp.float32)).compile().as_text()
     moved, sent = plan.traffic(text)
     assert sent == {"all-gather": pytest.approx(7 * 512 * 512 * 4)}

@@ -21,6 +21,7 @@ class LiT(Method):
     text: nn.Module = module("the text tower; a linear layer takes it to the width of the image's features", name="text", pool="last")
     tower: str = arg("", "workdir of the run whose features are locked, or of convert.py; empty: a random tower, a baseline")
     sigmoid: bool = arg(False, "SigLIP's loss with a bias (SigLiT), not the softmax")
+    out: int = arg(0, "width of a linear layer that is learned on the locked features; 0: none, which the paper found as good at its scale")
     init_temperature: float = arg(0.1, "temperature at the start; the logarithm of its inverse, the logit scale, is learned")
     init_bias: float = arg(-10.0, "logit bias at the start of the sigmoid loss; learned")
 
@@ -39,8 +40,9 @@ class LiT(Method):
             encoder, stats = networks.init({"encoder": self.encoder}, r[0], batch["views"])
             extra = {"frozen": {"tower": {"params": encoder, "extra": {"stats": stats}}}}
         width = jax.eval_shape(self.locked, extra, batch["views"][:, 0])["features"].shape[-1]
-        params["projection"] = nn.initializers.xavier_uniform()(r[2], (h["pooled"].shape[-1], width))
-        return params, extra
+        kernel, keys = nn.initializers.xavier_uniform(), jax.random.split(r[2])
+        params["projection"] = kernel(keys[0], (h["pooled"].shape[-1], self.out or width))
+        return params | ({"head": kernel(keys[1], (width, self.out))} if self.out else {}), extra
 
     def read(self, params, ids, train, rng=None):
         """Token ids (B, T) -> (B, D) of unit norm."""
@@ -55,8 +57,13 @@ class LiT(Method):
             return method.embed(frozen["params"], frozen["extra"], {"image": images})
         return networks.features(self.encoder, frozen["params"], frozen["extra"]["stats"], images)
 
+    def see(self, params, features):
+        """Locked features (B, D) -> (B, D or out) of unit norm."""
+        x = jax.lax.stop_gradient(features).astype(jnp.float32)
+        return losses.normalise(x @ params["head"] if self.out else x)
+
     def encode(self, params, extra, batch, rng, s):
-        x = losses.normalise(jax.lax.stop_gradient(self.locked(extra, batch["views"][:, 0])["features"]).astype(jnp.float32))
+        x = self.see(params, self.locked(extra, batch["views"][:, 0])["features"])
         return {"image": x, "text": self.read(params, batch["text"], True, rng)}, extra
 
     def objective(self, params, extra, encodings, batch, s):
@@ -68,7 +75,7 @@ class LiT(Method):
         out = {}
         if "image" in batch:
             features = self.locked(extra, batch["image"])["features"]
-            out |= {"features": features, "image_embedding": losses.normalise(features.astype(jnp.float32))}
+            out |= {"features": features, "image_embedding": self.see(params, features)}
         if "text" in batch:
             out["text_embedding"] = self.read(params, batch["text"], False)
         return out
