@@ -242,11 +242,10 @@ def _of_patches(built, run, state, images):
     images: uint8 (N, H, W, 3), test pictures."""
     import jax
 
-    from ssljax import augment, inputs, method
+    from ssljax import inputs, method
 
     params, extra = method.averaged(state.params, state.extra)
     images = images[np.linspace(0, len(images) - 1, min(len(images), 256)).astype(int)]
-    prepare = lambda x: augment.normalise(np.asarray(x, np.float32) / 255.0, *run.statistics)  # noqa: E731
     out, look = {}, inputs.looker(built, run, state)
     if look is not None:
         shown = images[:: max(len(images) // 8, 1)][:8]
@@ -256,7 +255,7 @@ def _of_patches(built, run, state, images):
         if "attention" in seen:
             out["attention"] = dict(images=shown, maps=seen["attention"])
     if hasattr(built.method, "tokens"):
-        words = np.asarray(jax.jit(built.method.tokens)(params, extra, prepare(images)))
+        words = np.asarray(jax.jit(built.method.tokens)(params, extra, run.normalised(images)))
         out["codebook"] = dict(counts=np.bincount(words.reshape(-1), minlength=built.method.codes))
     return out
 

@@ -167,7 +167,7 @@ def text_embedder(program, state, tokenizer):
 def caption_writer(built, program, state, tokenizer, captions, *, beams=1, length_penalty=1.0, batch=64):
     """uint8 pictures (N, S, S, 3), of the size the method takes -> N captions, the likeliest by `beams` (decode.beam); None for a method
     that writes none. captions: texts that spell the words of a tokenizer which keeps none."""
-    from ssljax import augment, decode, method
+    from ssljax import decode, method
 
     if tokenizer is None or not hasattr(built.method, "writer"):
         return None
@@ -175,7 +175,7 @@ def caption_writer(built, program, state, tokenizer, captions, *, beams=1, lengt
 
     @jax.jit
     def ids_of(state, images):
-        images = augment.normalise(images.astype(jnp.float32) / 255.0, *program.statistics)
+        images = program.normalised(images)
         write = built.method.writer(*method.averaged(state.params, state.extra), images)
         write = dataclasses.replace(write, end=tokenizer.end or 0)
         if beams == 1:
@@ -195,7 +195,7 @@ def caption_writer(built, program, state, tokenizer, captions, *, beams=1, lengt
 
 def looker(built, program, state, *, batch=256):
     """What a method's encoder sees of pictures, `evals.Context.look`; None for a method whose encoder does not look at pictures."""
-    from ssljax import augment, method, models
+    from ssljax import method, models
 
     encoder = getattr(built.method, "encoder", None)
     if encoder is None or encoder is getattr(built.method, "text", 0):
@@ -203,7 +203,7 @@ def looker(built, program, state, *, batch=256):
     weights = method.averaged(state.params, state.extra)
 
     def see(params, extra, images):
-        images = augment.normalise(images.astype(jnp.float32) / 255.0, *program.statistics)
+        images = program.normalised(images)
         out = {"features": built.method.embed(params, extra, {"image": images})["features"]}
         if "encoder" not in params:
             return out

@@ -42,6 +42,10 @@ class Program:
             array = multihost_utils.process_allgather(array, tiled=True)
         return np.asarray(array)
 
+    def normalised(self, images):
+        """uint8 pictures, or floats of 0 to 255 -> float32, as the method takes them."""
+        return augment.normalise(jnp.asarray(images).astype(jnp.float32) / 255.0, *self.statistics)
+
     def pixels(self, views):
         """Normalised views -> uint8 pictures."""
         return augment.to_pixels(views, *self.statistics)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ssljax import cli, evaluate
+from ssljax import cli, evaluate, inputs
 from ssljax import config as configs
 from ssljax.errors import UserError
 from ssljax.evals import linear
@@ -29,7 +29,11 @@ def test_a_checkpoint_gives_a_table_and_a_report(tmp_path, monkeypatch, capsys):
 
     report, results = tmp_path / "report.html", tmp_path / "results.json"
     run(monkeypatch, "--checkpoint", str(tmp_path / "siglip"), "--report", str(report), "--results", str(results))
-    rows = {row["features"]: row for row in json.loads(results.read_text())["rows"]}
+    told = json.loads(results.read_text())
+    rows = {row["features"]: row for row in told["rows"]}
+    about = told["runs"]["siglip"]
+    assert about["step"] == config.steps and len(about["fingerprint"]) == 64 and about["config"]["method"]["name"] == "siglip"
+    assert "jax" in told["versions"]
     assert set(rows) == {"raw pixels", "random encoder", "pretrained"}
     for metric in ("knn_top1", "linear_top1"):
         assert all(0 <= row[metric] <= 1 for row in rows.values())
@@ -40,6 +44,16 @@ def test_a_checkpoint_gives_a_table_and_a_report(tmp_path, monkeypatch, capsys):
         assert heading in page
     online = [line["knn_top1"] for line in logged if "knn_top1" in line]
     assert rows["pretrained"]["knn_top1"] == pytest.approx(online[-1], abs=1e-6)  # the same evaluators, the same numbers
+    assert 0 <= rows["pretrained"]["knn_top1_ci95"] <= 1 and not any(key.endswith("_ci95") for line in logged for key in line)
+
+    # Features are kept: judged again, none is computed, and the number is the same.
+    monkeypatch.setattr(inputs, "features", lambda *_, **__: pytest.fail("features were computed again"))
+    again = ["--checkpoint", str(tmp_path / "siglip"), "--evals", "knn,captions", "--nobaselines", "--results", str(results)]
+    run(monkeypatch, *again)
+    assert json.loads(results.read_text())["rows"][0]["knn_top1"] == rows["pretrained"]["knn_top1"]
+    assert "captions: the method writes no captions" in capsys.readouterr().out
+    with pytest.raises(pytest.fail.Exception):
+        run(monkeypatch, *again, "--nocache")
 
 
 def test_wrong_checkpoints_and_evaluators_are_named(tmp_path, monkeypatch):

@@ -25,10 +25,9 @@ class FILIP(Method):
 
     def init(self, rng, batch):
         r = jax.random.split(rng, 3)
-        params, stats = towers.init(self.encoder, self.text, r[0], batch["views"][:, 0], batch["text"])
-        h, _ = jax.eval_shape(lambda: models.apply(self.encoder, params["encoder"], stats["encoder"], batch["views"][:, 0], train=False))
-        for name, key, width in (("image_projection", r[1], h["patches"].shape[-1]), ("text_projection", r[2], self.text.width)):
-            params[name] = nn.initializers.xavier_uniform()(key, (width, self.width))
+        params, stats, widths = towers.init_of_tokens(self.encoder, self.text, r[0], batch["views"][:, 0], batch["text"])
+        for key, (tower, width) in zip(r[1:], widths.items(), strict=True):
+            params[f"{tower}_projection"] = nn.initializers.xavier_uniform()(key, (width, self.width))
         return params | towers.start_scale(self.init_temperature), {"stats": stats}
 
     def _words(self, params, stats, ids, train, rng=None):

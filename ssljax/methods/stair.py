@@ -26,10 +26,10 @@ class STAIR(Method):
 
     def init(self, rng, batch):
         r = jax.random.split(rng, 3)
-        params, stats = towers.init(self.encoder, self.text, r[0], batch["views"][:, 0], batch["text"])
-        h, _ = jax.eval_shape(lambda: models.apply(self.encoder, params["encoder"], stats["encoder"], batch["views"][:, 0], train=False))
-        for name, key, width in (("image_head", r[1], h["patches"].shape[-1]), ("text_head", r[2], self.text.width)):
-            params[name] = {"kernel": nn.initializers.xavier_uniform()(key, (width, self.vocabulary)), "bias": jnp.zeros(self.vocabulary)}
+        params, stats, widths = towers.init_of_tokens(self.encoder, self.text, r[0], batch["views"][:, 0], batch["text"])
+        for key, (tower, width) in zip(r[1:], widths.items(), strict=True):
+            kernel = nn.initializers.xavier_uniform()(key, (width, self.vocabulary))
+            params[f"{tower}_head"] = {"kernel": kernel, "bias": jnp.zeros(self.vocabulary)}
         return params | towers.start_scale(self.init_temperature), {"stats": stats}
 
     def _sparse(self, head, tokens, valid=None):

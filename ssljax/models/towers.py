@@ -16,6 +16,13 @@ def init(image, text, rng, images, ids):
     return {"encoder": encoder, "text": tower}, {"encoder": own, "text": other}
 
 
+def init_of_tokens(image, text, rng, images, ids):
+    """`init`, and of each tower the width of its tokens: {"image": of a patch, "text": of a word}."""
+    params, stats = init(image, text, rng, images, ids)
+    h, _ = jax.eval_shape(lambda: models.apply(image, params["encoder"], stats["encoder"], images, train=False))
+    return params, stats, {"image": h["patches"].shape[-1], "text": text.width}
+
+
 def start_scale(temperature):
     """{"logit_scale": log(1 / temperature)}, learned: CLIP's parametrisation (Radford et al. 2021, section 2.5)."""
     return {"logit_scale": jnp.float32(math.log(1 / temperature))}
