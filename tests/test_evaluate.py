@@ -3,14 +3,16 @@
 import json
 import sys
 
+import jax
+import numpy as np
 import pytest
 
-from ssljax import cli, evaluate, inputs
+from ssljax import cli, evaluate, inputs, program, sharding
 from ssljax import config as configs
 from ssljax.errors import UserError
 from ssljax.evals import linear
 from ssljax.train import train
-from tests.conftest import METHODS
+from tests.conftest import METHODS, raw_batch
 
 
 def run(monkeypatch, *words):
@@ -74,3 +76,21 @@ def test_help(monkeypatch, capsys):
         cli.command(evaluate.main)
     assert stopped.value.code == 0
     assert "--report" in capsys.readouterr().out
+
+
+def test_what_an_encoder_sees_is_the_same_on_one_device_and_on_eight():
+    config = configs.shrink(configs.load(METHODS["ibot"]))  # a ViT with a class token
+    built, images = configs.build(config), np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3)).astype(np.uint8)
+    seen = []
+    for count in (1, 8):
+        mesh = sharding.make_mesh({"data": count}, batch=config.batch, devices=jax.devices()[:count])
+        p = program.make(config, built, mesh, raw_batch(config), examples=64)
+        state = p.init()
+        seen.append(inputs.looker(built, p, state, batch=16)(images) | {"views": inputs.viewer(built, p, images)(2)})
+    side = 32 // built.method.encoder.patch_size
+    assert seen[0]["patches"].shape[:3] == (37, side, side) and seen[0]["attention"].shape == (37, built.method.encoder.heads, side, side)
+    assert seen[0]["views"].shape[:2] == (37, 2)
+    for key, value in seen[0].items():
+        np.testing.assert_allclose(seen[1][key], value, atol=2e-5, err_msg=key)
+    # What is left of a row's attention goes to the class token itself.
+    assert (seen[0]["attention"].sum((2, 3)) < 1).all() and seen[0]["attention"].min() >= 0
