@@ -19,6 +19,7 @@ def get_config(arg=""):
         encoder=dict(embedded.RESNET, out=64),
         text=dict(embedded.TEXT, out=64),
         projector=projector,
+        temperature=1.0,  # at 0.1 a head of this size is certain from its first step, and stays with one cluster
         clip_weight=a.clip_weight,
     )
     return embedded.make_pairs(a, method=method)
