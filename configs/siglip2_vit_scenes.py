@@ -12,8 +12,8 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=350, batch=64)
-    encoder = dict(embedded.VIT, pool="gap", class_token=False, mask_token=True, out=64)
+    a = embedded.parse(arg, steps=500, batch=128)
+    encoder = dict(embedded.VIT, patch_size=8, pool="gap", class_token=False, mask_token=True, out=64)
     decoder = dict(embedded.TEXT, cross=True, memory_width=96, pool="last")
     head = dict(name="dino_head", hidden=64, bottleneck=32, out=256)
     method = dict(name="siglip2", encoder=encoder, text=dict(embedded.TEXT, out=64), decoder=decoder, head=head, ema=0.99)
