@@ -75,10 +75,15 @@ def need(context: Context, *, train: tuple[str, ...] = (), test: tuple[str, ...]
 
 def patches_of(context: Context, images) -> np.ndarray:
     """(M, h, w, D) of uint8 pictures. Raises NotApplicable for an encoder that gives no map of patches."""
-    seen = context.look(images[:1]) if context.look is not None else {}
-    if "patches" not in seen:
-        raise NotApplicable("the encoder gives no map of patches")
-    return context.look(images)["patches"]
+    return seen_of(context, images, "patches", "the encoder gives no map of patches")
+
+
+def seen_of(context: Context, images, key: str, lack: str) -> np.ndarray:
+    """`context.look(images)[key]`. Raises NotApplicable, saying `lack`, where the encoder does not give it."""
+    seen = {} if context.look is None else context.look(images)
+    if key not in seen:
+        raise NotApplicable(lack)
+    return seen[key]
 
 
 def truth(context: Context, kind: str, split: str) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ssljax.evals import Context, NotApplicable, need
+from ssljax.evals import Context, need, seen_of
 
 NEEDS = "pictures of the test set, and an encoder of blocks that tells what each of them gives"
 PICTURES = 512
@@ -12,9 +12,7 @@ def run(context: Context) -> dict[str, float]:
     """{"cka_neighbours": mean linear CKA of a block and the next, "cka_ends": of the first and the last} on test pictures."""
     need(context, test=("image",))
     images = context.test["image"][:PICTURES]
-    if context.look is None or "layers" not in context.look(images[:1]):
-        raise NotApplicable("the encoder does not tell its layers apart")
-    layers = np.moveaxis(context.look(images)["layers"], 1, 0)
+    layers = np.moveaxis(seen_of(context, images, "layers", "the encoder does not tell its layers apart"), 1, 0)
     pairs = [linear_cka(a, b) for a, b in zip(layers, layers[1:], strict=False)]
     return {"cka_neighbours": float(np.mean(pairs)), "cka_ends": linear_cka(layers[0], layers[-1])}
 

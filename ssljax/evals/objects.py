@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ssljax.evals import Context, NotApplicable, truth
+from ssljax.evals import Context, seen_of, truth
 
 NEEDS = "a ViT with a class token; pictures with masks of objects (config.evals.masks), whose class 0 is the object"
 MASS = 0.6  # of a head's attention that is kept
@@ -11,11 +11,10 @@ MASS = 0.6  # of a head's attention that is kept
 def run(context: Context) -> dict:
     """{"attention_jaccard": intersection over union of the best head's kept attention and the object, of each test picture}."""
     test = truth(context, "masks", "test")
-    if context.look is None or "attention" not in context.look(test["image"][:1]):
-        raise NotApplicable("the encoder has no class token that attends to patches")
     objects = test["mask"] == 0
     there = objects.any((1, 2))
-    return {"attention_jaccard": jaccard(context.look(test["image"][there])["attention"], objects[there])}
+    attention = seen_of(context, test["image"][there], "attention", "the encoder has no class token that attends to patches")
+    return {"attention_jaccard": jaccard(attention, objects[there])}
 
 
 def jaccard(attention, objects, mass=MASS) -> np.ndarray:
