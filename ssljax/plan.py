@@ -3,6 +3,7 @@
 python -m ssljax.plan --config configs/siglip_vitb16_webimages.py --topology v5e:16x16
 python -m ssljax.plan --config configs/dinov2_vitl16_imagenet.py --topology v5p:4x4x4 --mesh data=16,fsdp=4 --batch 2048
 python -m ssljax.plan --config configs/mae_vitb16_imagenet.py --topology v4:8x8x8 --search --json
+python -m ssljax.plan --config configs/siglip_vitb16_webimages.py --topology 2*v5e:16x16      # two slices; data=2 between them
 
 TPU v4, v5e, v5p, v6e and tpu7x, by the TPU compiler of the package libtpu; `bash launch/plan.sh` makes an environment for it. For GPUs,
 which cannot be compiled for from here (--topology h100:8): exact bytes of the state and FLOPs, and no activations.
@@ -20,7 +21,7 @@ from ssljax import cli
 from ssljax.errors import UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("topology", "", "v5e:16x16, v4:8x8x8, h100:64, ...", flag_values=FLAGS)
+flags.DEFINE_string("topology", "", "v5e:16x16, v4:8x8x8, 2*v5e:16x16 (two slices), h100:64, ...", flag_values=FLAGS)
 flags.DEFINE_string("mesh", "", "data=64,fsdp=4,tensor=1; empty: the config's", flag_values=FLAGS)
 flags.DEFINE_integer("batch", 0, "global batch; 0: the config's", flag_values=FLAGS)
 flags.DEFINE_bool("search", False, "where it does not fit: recompute more, then halve the batch", flag_values=FLAGS)
@@ -40,17 +41,27 @@ REMAT = ("none", "dots", "full")
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
+def parts_of(topology):
+    """ "2*v5e:16x16" -> slices, chip, shape: 2, "v5e", (16, 16). Raises UserError."""
+    found = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", topology)
+    if not found or found[2] not in CHIPS or (found[1] and found[2] in GPUS):
+        raise UserError(
+            f"--topology {topology!r}: expected CHIP:SHAPE, e.g. v5e:16x16, h100:64, or 2*v5e:16x16 for two slices of a TPU, with CHIP one "
+            f"of {', '.join(CHIPS)}"
+        )
+    return int(found[1] or 1), found[2], tuple(map(int, found[3].split("x")))
+
+
 def devices_of(topology):
-    """ "v5e:16x16" -> devices that need not be there, the chip's name; for a GPU None and their number. Raises UserError."""
-    name, _, shape = topology.partition(":")
-    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", shape):
-        raise UserError(f"--topology {topology!r}: expected CHIP:SHAPE, e.g. v5e:16x16 or h100:64, with CHIP one of {', '.join(CHIPS)}")
+    """ "v5e:16x16" -> devices that need not be there, the chip's name, their number; for a GPU None for the first. Raises UserError."""
+    slices, name, shape = parts_of(topology)
     if name in GPUS:
-        return None, name, math.prod(map(int, shape.split("x")))
+        return None, name, math.prod(shape)
     from jax.experimental import topologies
 
+    more = {"num_slices": slices} if slices > 1 else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.rpartition("*")[2], **more).devices
     except Exception as error:  # of several types, by version
         raise UserError(f"--topology {topology}: {error}. It needs libtpu: bash launch/plan.sh ... has it") from None
     return found, name, len(found)
@@ -210,7 +221,7 @@ def state(found):
 
 def tell(found):
     """The plan on the terminal."""
-    print(f"{found['config']}: batch {found['batch']} on {found['chips']} x {found['topology'].partition(':')[0]}, mesh "
+    print(f"{found['config']}: batch {found['batch']} on {found['topology']}, {found['chips']} devices, mesh "
           + ", ".join(f"{axis}={n}" for axis, n in found["mesh"].items()))  # fmt: skip
     for name, size in found["hbm"].items():
         print(f"  {name:28} {size / 2**20:10.1f} MiB a device")
@@ -237,7 +248,7 @@ def main(argv):
             raise UserError(f"--mesh {FLAGS.mesh!r}: expected data=N,fsdp=N,tensor=N, one of them -1")
         config.mesh[axis] = int(n)
     config.batch = FLAGS.batch or config.batch
-    if FLAGS.topology.partition(":")[0] in GPUS:
+    if parts_of(FLAGS.topology)[1] in GPUS:
         cli.fake_devices(devices_of(FLAGS.topology)[2])
     found = search(config, FLAGS.topology, tell) if FLAGS.search else plan(config, FLAGS.topology)
     if not FLAGS.search:

@@ -5,13 +5,27 @@ import re
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ssljax import trees
 from ssljax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))  # every leaf of a batch is split by its leading axis over both
+# The dimension of a parameter that the tensor axis splits, counted from the last (Megatron-LM, Shoeybi et al. 2019, arXiv 1909.08053,
+# section 3): of a pair of products the first by its outputs, the second by its inputs, so that a pair sends one sum. Prototypes and
+# a decoder's words are split as they are counted: their logits stay where they are made. One that does not divide is not split.
+TENSOR = (
+    (r"attn/(qkv|kv|q|query|key|value)/(kernel|bias)$", -2),  # heads
+    (r"attn/(proj|out)/kernel$", -3),
+    (r"(mlp|head|projector|predictor)/(fc1/(kernel|bias)|bn1/(scale|bias))$", -1),
+    (r"(mlp|head|projector|predictor)/fc2/kernel$", -2),
+    (r"layer\d_\d+/(conv1/kernel|bn1/(scale|bias))$", -1),
+    (r"layer\d_\d+/conv2/kernel$", -2),
+    (r"(last_layer|decoder/out)/kernel$", -1),
+    (r"(^|/)prototypes$", -2),
+)
 
 
 def make_mesh(sizes, *, batch, devices=None):
@@ -33,7 +47,15 @@ def make_mesh(sizes, *, batch, devices=None):
             f"config.batch={batch} does not divide over data={shape[0]} x fsdp={shape[1]} devices; "
             f"the nearest that does is {max(batch // (shape[0] * shape[1]), 1) * shape[0] * shape[1]}"
         )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    if shape[0] % slices:
+        raise UserError(f"config.mesh.data={shape[0]} does not divide over the {slices} slices: the other axes stay within a slice")
+    # What is between slices is slow: of the data axis alone, outermost, which sends gradients and encodings and no weights.
+    inside, across = (shape[0] // slices, *shape[1:]), (slices, 1, 1)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=types)
 
 
 def check_axes(sizes):
@@ -51,8 +73,9 @@ def state_shardings(state, mesh, rules=()):
     """Tree of shapes -> tree of NamedSharding.
 
     rules: ((regex, axes), ...), first match wins (`re.search` on the leaf's name); axes is a string with one entry a dimension,
-    e.g. "fsdp,tensor" or "-,-,fsdp" ("-": not split). A leaf that no rule names is split over fsdp along its largest divisible
-    dimension, if it has at least 2**12 elements; the optimizer's moments and a teacher have the names and the fate of their parameters.
+    e.g. "fsdp,tensor" or "-,-,fsdp" ("-": not split). A leaf that no rule names is split over tensor as TENSOR says, and over fsdp
+    along the largest dimension that is left and divides, if it has at least 2**12 elements; the optimizer's moments and a teacher have
+    the names and the fate of their parameters.
     """
     rules = tuple((pattern, _parse(axes, pattern)) for pattern, axes in rules)
     leaves = [name for name, _ in trees.names(state)]
@@ -63,7 +86,7 @@ def state_shardings(state, mesh, rules=()):
     def one(name, leaf):
         spec = trees.first_match(rules, name)
         if spec is None:
-            return NamedSharding(mesh, _largest_dimension(name, leaf.shape, mesh.shape["fsdp"]))
+            return NamedSharding(mesh, _default(name, leaf.shape, mesh.shape["fsdp"], mesh.shape["tensor"]))
         for dim, axis in zip(leaf.shape, spec, strict=False):
             if axis and dim % math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis)):
                 raise UserError(f"config.sharding: {name} of shape {leaf.shape} does not divide over {spec}")
@@ -84,14 +107,19 @@ def _parse(axes, pattern):
     return out
 
 
-def _largest_dimension(name, shape, fsdp, smallest=2**12):
+def _default(name, shape, fsdp, tensor, smallest=2**12):
+    axes = [None] * len(shape)
+    dimension = trees.first_match(TENSOR, name) if tensor > 1 else None
+    if dimension is not None and -dimension <= len(shape) and shape[dimension] % tensor == 0:
+        axes[dimension] = "tensor"
     # The layer axis of stacked blocks stays whole: a scan reads one layer of it at a time.
     first = 1 if "blocks/" in name else 0
-    candidates = [(dim, i) for i, dim in enumerate(shape) if i >= first and dim % fsdp == 0]
-    if fsdp == 1 or not candidates or math.prod(shape) < smallest:
-        return PartitionSpec()
-    _, axis = max(candidates)
-    return PartitionSpec(*[None] * axis, "fsdp")
+    candidates = [(dim, i) for i, dim in enumerate(shape) if i >= first and dim % fsdp == 0 and axes[i] is None]
+    if fsdp > 1 and candidates and math.prod(shape) >= smallest:
+        axes[max(candidates)[1]] = "fsdp"
+    while axes and axes[-1] is None:
+        axes.pop()
+    return PartitionSpec(*axes)
 
 
 def replicated(mesh):

@@ -25,6 +25,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 MESHES = {"1": {"data": 1}, "data=8": {"data": 8}, "data=4,fsdp=2": {"data": 4, "fsdp": 2}}
+MESHES["data=2,fsdp=2,tensor=2"] = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
 def small_config(path, **changes):

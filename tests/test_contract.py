@@ -31,6 +31,15 @@ def test_eight_devices_give_one_devices_loss_and_gradient(method_config, mesh):
     same_loss_and_gradient(alone, metrics, many, metrics8)
 
 
+@pytest.mark.parametrize("name", ["siglip", "dino", "mae"])
+def test_tensor_parallelism_gives_one_devices_loss_and_gradient(name):
+    _, alone, metrics = first_step(METHODS[name], "1")
+    _, many, metrics8 = first_step(METHODS[name], "data=2,fsdp=2,tensor=2")
+    split = [name for name, x in trees.names(many.params) if "tensor" in str(x.sharding.spec)]
+    assert any("fc1/kernel" in name for name in split) and any("last_layer" in name or "attn/qkv" in name for name in split), split
+    same_loss_and_gradient(alone, metrics, many, metrics8)
+
+
 def same_loss_and_gradient(alone, metrics, many, metrics8):
     assert abs(metrics8["loss"] - metrics["loss"]) <= 1e-5 * abs(metrics["loss"])
     gradient, gradient8 = moments(alone), moments(many)

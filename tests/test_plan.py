@@ -47,8 +47,8 @@ def test_what_a_loop_moves_and_sends_counts_as_often_as_it_turns():
 
 
 def test_wrong_topologies_are_refused():
-    for topology in ("v9:4x4", "v5e", "v5e:4xx4", ""):
-        with pytest.raises(UserError, match="expected CHIP:SHAPE, e.g. v5e:16x16 or h100:64"):
+    for topology in ("v9:4x4", "v5e", "v5e:4xx4", "2*h100:8", "*v5e:4x4", ""):
+        with pytest.raises(UserError, match="expected CHIP:SHAPE, e.g. v5e:16x16, h100:64, or"):
             plan.devices_of(topology)
 
 

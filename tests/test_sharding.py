@@ -1,11 +1,17 @@
 """The mesh and the rules, on eight fake devices."""
 
+import dataclasses
+import math
+import re
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssljax import sharding
+from ssljax import losses, sharding
 from ssljax.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -63,6 +69,50 @@ def test_the_first_rule_that_matches_wins():
     assert got["encoder"]["transformer"]["blocks"]["mlp"]["fc1"]["kernel"] == P(None, "fsdp", "tensor")
 
 
+def test_the_tensor_axis_splits_pairs_of_products_and_what_does_not_divide_stays_whole():
+    got = specs(data=2, fsdp=2, tensor=2)
+    assert got["encoder"]["transformer"]["blocks"]["mlp"]["fc1"]["kernel"] == P(None, "fsdp", "tensor")
+    names = {
+        "encoder/transformer/blocks/attn/qkv/kernel": ((12, 384, 3, 6, 64), P(None, "fsdp", None, "tensor")),
+        "encoder/transformer/blocks/attn/proj/kernel": ((12, 6, 64, 384), P(None, "tensor", None, "fsdp")),
+        "encoder/transformer/blocks/mlp/fc2/kernel": ((12, 1536, 384), P(None, "tensor", "fsdp")),
+        "head/last_layer/kernel": ((256, 4096), P("fsdp", "tensor")),
+        "prototypes": ((4096, 256), P("tensor", "fsdp")),
+        "encoder/layer1_0/conv2/kernel": ((3, 3, 64, 256), P(None, None, "tensor", "fsdp")),
+    }
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, batch=8)
+    for name, (shape, spec) in names.items():
+        for path in (name, f"teacher/{name}"):
+            assert sharding.state_shardings({path: jax.ShapeDtypeStruct(shape, np.float32)}, mesh)[path].spec == spec, path
+    odd = {"encoder/transformer/blocks/attn/qkv/kernel": jax.ShapeDtypeStruct((12, 384, 3, 3, 128), np.float32)}
+    assert sharding.state_shardings(odd, mesh)[next(iter(odd))].spec == P(None, "fsdp")
+
+
+@pytest.mark.parametrize("assign", ["dino", "sinkhorn"])
+def test_scores_of_prototypes_are_never_gathered(assign):
+    """DINO's head, loss and centre, and DINOv2's Sinkhorn: no device of eight holds more of the (B, K) scores than its own quarter of the
+    rows and half of the prototypes, forward or backward."""
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, batch=64)
+    b, d, k = 64, 8, 1000
+    rows, table = NamedSharding(mesh, sharding.BATCH), NamedSharding(mesh, P("fsdp", "tensor"))
+
+    def loss(kernel, z, teacher):
+        student, target = (losses.normalise(x) @ kernel for x in (z, teacher))
+        if assign == "dino":
+            centre = losses.update_centre(jnp.zeros(k), target, 0.9)
+            targets = losses.centred(target, centre, 0.04)
+        else:
+            targets = losses.sinkhorn(target, epsilon=0.05)
+        return losses.across_crops(targets[None], student[None], temperature=0.1, pairs="all")
+
+    arguments = [jax.ShapeDtypeStruct((d, k), jnp.float32, sharding=table)]
+    arguments += [jax.ShapeDtypeStruct((b, d), jnp.float32, sharding=rows)] * 2
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss)).lower(*arguments).compile().as_text()
+    sizes = [math.prod(map(int, shape.split(","))) for shape in re.findall(r"f32\[([\d,]+)\]", text)]
+    assert max(sizes) == b // 4 * k // 2
+
+
 @pytest.mark.parametrize(
     "rule, says",
     [(("haed/", "fsdp"), "haed/.*matches no parameter"), (("head/", "model"), "names axis 'model'"), (("odd", "fsdp"), "odd of shape")],
@@ -77,3 +127,19 @@ def test_a_batch_lies_in_rows_over_both_data_axes():
     batch = sharding.put_batch(mesh, {"id": np.arange(16), "image": np.zeros((16, 4, 4, 3), np.uint8)})
     assert [int(s.data[0]) for s in batch["id"].addressable_shards] == list(range(0, 16, 2))
     assert batch["image"].addressable_shards[0].data.shape == (2, 4, 4, 3)
+
+
+Device = dataclasses.make_dataclass(
+    "Device", ["id", "slice_index", "process_index", "platform", "device_kind", "core_on_chip", "coords"], frozen=True
+)
+
+
+def test_slices_are_joined_by_the_data_axis_alone():
+    """Sixteen devices of two slices, as the TPU runtime describes them."""
+    fields = dict(platform="tpu", device_kind="TPU v5 lite", core_on_chip=0)
+    made = [Device(id=i, slice_index=i // 8, process_index=i // 4, coords=(i % 2, i // 2 % 4, 0), **fields) for i in range(16)]
+    mesh = sharding.make_mesh({"data": 4, "fsdp": 2, "tensor": 2}, batch=16, devices=made)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    np.testing.assert_array_equal(slices, np.repeat([0, 1], 2)[:, None, None] * np.ones((1, 2, 2)))
+    with pytest.raises(UserError, match="data=1 does not divide over the 2 slices"):
+        sharding.make_mesh({"data": 1, "fsdp": 8, "tensor": 2}, batch=16, devices=made)
