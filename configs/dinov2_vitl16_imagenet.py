@@ -2,7 +2,8 @@
 
 python -m ssljax.train --config configs/dinov2_vitl16_imagenet.py --workdir gs://BUCKET/dinov2 --distributed
 
-Paper: kNN 81.6 %, linear probe 82.9 with four machines of eight A100s; `:gram=true` adds DINOv3's anchoring.
+Paper: kNN 81.6 %, linear probe 82.9 with four machines of eight A100s; `:gram=true` adds DINOv3's anchoring,
+`:size=L/14` the patches of the long runs.
 """
 
 from ssljax import config as c
@@ -12,9 +13,9 @@ from ssljax.models import vit
 
 
 def get_config(arg=""):
-    a = c.parse(arg, batch=2048, epochs=100, gram=False)
+    a = c.parse(arg, batch=2048, epochs=100, gram=False, size="L/16")
     groups = recipes.make("dino", crops=8, scale=(0.32, 1.0))
-    groups["crops"].update(scale=(0.05, 0.32))
+    groups["crops"].update(scale=(0.05, 0.32), size=98 if a.size.endswith("/14") else 96)
     head = dict(name="dino_head", hidden=2048, bottleneck=256, out=65536, layers=3, dtype="bfloat16")
     return imagenet.make(
         a,
@@ -31,7 +32,7 @@ def get_config(arg=""):
             warmup_teacher_epochs=30.0,
             ema=0.992,
             freeze_last_layer_steps=imagenet.steps(a, 1),
-            encoder=vit.size("L/16", mask_token=True, layer_scale=1e-5, drop_path=0.3, dtype="bfloat16"),
+            encoder=vit.size(a.size, mask_token=True, layer_scale=1e-5, drop_path=0.3, dtype="bfloat16"),
             head=head,
             patch_head=head,
         ),

@@ -130,12 +130,11 @@ def rows_of(restored, evaluators, *, baselines=True, cache=None):
         if title == "pretrained":
             notes.extend(f"{name}: {reason}" for name, reason in reasons.items())
 
-    def extract(state, images=0):
-        return {k: inputs.features(built, run, state, restored[k], tokenizer, images=images) for k in ("train", "test")}
+    def extract(state, split):
+        return inputs.features(built, run, state, restored[split], tokenizer, images=PICTURES, pairs=split == "test")
 
     say(f"{restored['config'].method.name}: features of the checkpoint at step {restored['step']}")
-    of = lambda k: inputs.features(built, run, restored["state"], restored[k], tokenizer, images=PICTURES)  # noqa: E731
-    trained = {k: kept(cache, restored, k, lambda k=k: of(k)) for k in ("train", "test")}
+    trained = {k: kept(cache, restored, k, lambda k=k: extract(restored["state"], k)) for k in ("train", "test")}
     if baselines:
         say("judging raw pixels")
         frozen = [name for name in evaluators if name in ("knn", "linear")]
@@ -144,8 +143,7 @@ def rows_of(restored, evaluators, *, baselines=True, cache=None):
         judge("raw pixels", frozen, None, pixels["train"], pixels["test"], None)
         say("the same encoder at random")
         state = run.init()
-        untrained = extract(state, images=PICTURES)
-        judge("random encoder", evaluators, state, untrained["train"], untrained["test"], tokenizer)
+        judge("random encoder", evaluators, state, extract(state, "train"), extract(state, "test"), tokenizer)
     say("judging the checkpoint")
     judge("pretrained", evaluators, restored["state"], trained["train"], trained["test"], tokenizer)
     return rows, notes, trained
@@ -298,7 +296,9 @@ def _neighbours(trained, names, queries=8, k=6):
 def _zero_shot(test, classifier, names, labels, scale, examples=8, k=4):
     """Arguments of `report.zero_shot_examples`: test pictures, their most probable classes and the probabilities."""
     pick = np.linspace(0, len(test["image"]) - 1, examples).astype(int)
-    logits = scale * np.asarray(test["image_embedding"][pick] @ np.asarray(classifier))
+    from ssljax.evals import zeroshot
+
+    logits = scale * np.asarray(zeroshot.logits(test["image_embedding"][pick], classifier))
     scores = np.exp(logits - logits.max(1, keepdims=True))
     scores /= scores.sum(1, keepdims=True)
     order = np.argsort(-scores, axis=1)[:, :k]

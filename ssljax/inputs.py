@@ -90,9 +90,9 @@ def train_batches(config, built, source, tokenizer, start_step, workdir=None):
     )
 
 
-def features(built, program, state, source, tokenizer, *, images=0):
+def features(built, program, state, source, tokenizer, *, images=0, pairs=True):
     """Frozen features of every example of `source`: what `evals.features.extract` returns, the config's label under "label" and
-    every kind of label under "label:<kind>". images: keep so many pictures."""
+    every kind of label under "label:<kind>". images: keep so many pictures. pairs: as `embedder` has it."""
     from ssljax.data import pipeline
     from ssljax.evals.features import extract
 
@@ -114,8 +114,19 @@ def features(built, program, state, source, tokenizer, *, images=0):
     )
     total = -(-len(source) // batch)
     batches = tqdm(batches, f"features of {len(source)} pictures", total, unit="batch", leave=False, disable=None)  # None: on a terminal
-    rows = extract(lambda batch: program.embed(state.params, state.extra, batch), batches, program.put, images=images)
+    rows = extract(embedder(program, state, pairs=pairs), batches, program.put, images=images)
     return label_columns(rows, kinds, label)
+
+
+def embedder(program, state, *, pairs=True):
+    """batch on the device -> {"features": ...}. pairs: what image-text methods compare as well, which nobody asks of a train set, and which
+    may be large."""
+
+    def embed(batch):
+        out = program.embed(state.params, state.extra, batch)
+        return out if pairs else {k: v for k, v in out.items() if not k.endswith("_embedding")}
+
+    return embed
 
 
 def label_of(built, source):
@@ -148,7 +159,7 @@ def prompts(source, name=""):
 
 
 def text_embedder(program, state, tokenizer):
-    """list of N strings -> text embeddings (N, E) float32; None for a method without a text tower."""
+    """list of N strings -> text embeddings (N, E), or of words (N, T, E), float32; None for a method without a text tower."""
     if tokenizer is None:
         return None
 

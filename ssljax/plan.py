@@ -10,6 +10,7 @@ which cannot be compiled for from here (--topology h100:8): exact bytes of the s
 Times are bounds of a chip that does all at once at its peak; a step takes longer.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -60,6 +61,7 @@ def devices_of(topology):
     from jax.experimental import topologies
 
     more = {"num_slices": slices} if slices > 1 else {}
+    more |= {"chip_config_name": "megacore"} if name == "v4" else {}  # else its two cores are two devices, as they are used nowhere
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology.rpartition("*")[2], **more).devices
     except Exception as error:  # of several types, by version
@@ -140,44 +142,158 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 
 
 def traffic(text):
-    """Optimised HLO -> bytes that its instructions read and write in HBM, bytes that each kind of collective sends.
+    """Optimised HLO -> bytes that its instructions read and write in HBM, bytes that a device sends for each kind of collective.
 
-    A loop's body counts as often as it is run, where the compiler says how often; what is inside a fusion never leaves the chip."""
-    computations, name = {}, None
-    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():  # long tuples have remarks, "/*index=5*/"
-        if header := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
-            name = header[2]
-            computations[name] = []
-            if header[1]:
-                entry = name
-        elif name and (found := re.match(r"\s+(?:ROOT )?%?(\S+) = (\([^=]*?\)|\S+) ([a-z-]+)\((.*)", line)):
-            computations[name].append(found.groups())
-
-    sizes = {name: sum(_bytes(shape)) for rows in computations.values() for name, shape, _, _ in rows}
+    A loop's body counts as often as it is run, where that is written; what is inside a fusion never leaves the chip but for
+    its collectives. Of n devices in a ring that hold B bytes in the end, a gather sends B (n - 1) / n, a scattered sum the same of what it
+    is given, a sum twice that (Patarasu and Yuan 2009)."""
+    program = _Text(text)
     moved, sent = 0.0, dict.fromkeys(COLLECTIVES, 0.0)
 
     def walk(computation, times):
         nonlocal moved
-        for _, shape, operation, rest in computations.get(computation, ()):
-            if operation == "while":
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', rest)
-                walk(re.search(r"body=%?([\w.-]+)", rest)[1], times * int(trips[1] if trips else 1))
-            elif operation == "conditional":
-                for branch in re.findall(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.-]+)", rest)[:1]:
-                    walk(branch[1] or branch[0].split(",")[0].strip(" %"), times)
-            elif operation == "call":
-                walk(re.search(r"to_apply=%?([\w.-]+)", rest)[1], times)
-            elif operation not in ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "iota"):
-                kind = operation.removesuffix("-start")
-                if kind in sent:
-                    sent[kind] += times * max(_bytes(shape), default=0)
-                if operation.endswith(("-done", "-start")) or "S(1)" in shape:
-                    continue
-                operands = re.findall(r"%([\w.-]+)", rest.split("), ")[0])
-                moved += times * (sum(_bytes(shape)) + sum(sizes.get(operand, 0) for operand in operands))
+        channels = set()  # one collective may be taken in steps, by several fusions
+        for row in program.computations.get(computation, {}).values():
+            if row.operation == "while":
+                walk(row.named("body"), times * program.turns(row))
+            elif row.operation == "conditional":
+                branches = row.named("branch_computations") or row.named("true_computation")
+                walk(branches.split(",")[0].strip(" %"), times)
+            elif row.operation == "call":
+                walk(row.named("to_apply"), times)
+            else:
+                for kind, channel, size in program.sends(row):
+                    if channel not in channels:
+                        sent[kind] += times * size
+                        channels.add(channel)
+                moved += times * program.moves(row)
 
-    walk(entry, 1)
+    walk(program.entry, 1)
     return moved, {kind: size for kind, size in sent.items() if size}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """An instruction of HLO: %name = shape operation(operands), attributes."""
+
+    name: str
+    shape: str
+    operation: str
+    operands: tuple
+    rest: str
+
+    def named(self, attribute):
+        """The computation, or list of them, that an attribute names; "" if there is none."""
+        found = re.search(rf"{attribute}=(?:%([\w.-]+)|\{{([^}}]*)\}}|([\w.-]+))", self.rest)
+        return next(filter(None, found.groups())) if found else ""
+
+
+class _Text:
+    """Optimised HLO, read."""
+
+    FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "iota", "partition-id", "replica-id")
+
+    def __init__(self, text):
+        self.computations, self.roots, name = {}, {}, None
+        for line in re.sub(r"/\*.*?\*/", "", text).splitlines():  # long tuples have remarks, "/*index=5*/"
+            if header := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
+                name = header[2]
+                self.computations[name] = {}
+                if header[1]:
+                    self.entry = name
+            elif name and (found := re.match(r"\s+(ROOT )?%?(\S+) = (\([^=]*?\)|\S+) ([a-z-]+)\((.*)", line)):
+                root, own, shape, operation, rest = found.groups()
+                row = _Row(own, shape, operation, tuple(re.findall(r"%([\w.-]+)", rest.split("), ")[0])), rest)
+                self.computations[name][own] = row
+                if root:
+                    self.roots[name] = row
+        self.sizes = {row.name: sum(_bytes(row.shape)) for rows in self.computations.values() for row in rows.values()}
+
+    def turns(self, row):
+        """Of a loop: what CPUs' and GPUs' compilers note; of TPUs', the number that its condition counts to."""
+        if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', row.rest):
+            return int(found[1])
+        rows = list(self.computations.get(row.named("condition"), {}).values())
+        rows += [inner for one in rows for inner in self.computations.get(one.named("calls"), {}).values()]
+        counts = [int(found[1]) for one in rows if one.operation == "constant" and (found := re.match(r"(\d+)\)", one.rest))]
+        return counts[0] if len(counts) == 1 and any("direction=LT" in one.rest for one in rows) else 1
+
+    def sends(self, row):
+        """[(kind, channel, bytes)] of an instruction's collectives, those in a fusion included."""
+        if called := row.named("calls"):
+            inner = [one for each in self.computations.get(called, {}).values() for one in self.sends(each)]
+            if "all-reduce-scatter" in called:  # as TPUs scatter a sum
+                inner = [("reduce-scatter", channel, size / 2) for _, channel, size in inner]
+            return inner
+        kind = row.operation.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            return []
+        parts, n = _bytes(row.shape), _group(row.rest)
+        if row.operation in ("all-gather-start", "collective-permute-start"):  # what goes in, what comes out, signals
+            parts = [max(parts)] if kind == "collective-permute" else parts[len(parts) // 2 :]
+        factor = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}.get(kind, (n - 1) / n)
+        channel = re.search(r"channel_id=(\d+)", row.rest)
+        return [(kind, channel[1] if channel else row.name, sum(parts) * factor)]
+
+    def moves(self, row):
+        """Bytes of HBM that an instruction reads and writes. Memory space S(1) is on the chip."""
+        if row.operation in self.FREE or row.operation.endswith(("-done", "-start")) or "S(1)" in row.shape:
+            return 0
+        if row.operation == "dynamic-slice":
+            return 2 * self.sizes[row.name]
+        if row.operation == "dynamic-update-slice":
+            return 2 * self.sizes.get(row.operands[1], 0)
+        called = row.named("calls")
+        if called not in self.computations:
+            return self.sizes[row.name] + sum(self.sizes.get(name, 0) for name in row.operands)
+        return self.written(self.roots[called], called) + sum(self.read(called, i) for i in range(len(row.operands)))
+
+    def read(self, computation, index):
+        """Bytes that a fusion reads of its operand: of a stack that it slices, the slices."""
+        rows = self.computations[computation]
+        own = next((row for row in rows.values() if row.operation == "parameter" and row.rest.startswith(f"{index})")), None)
+        return 0 if own is None else min(self._used(rows, own.name), self.sizes[own.name])
+
+    def _used(self, rows, name):
+        total = 0
+        for row in rows.values():
+            if name not in row.operands:
+                continue
+            if row.operation == "bitcast":
+                total += self._used(rows, row.name)
+            elif row.operation == "dynamic-slice" and row.operands[0] == name:
+                total += self.sizes[row.name]
+            elif row.operation == "dynamic-update-slice" and row.operands[0] == name:
+                pass  # written in place
+            elif row.named("calls") in self.computations:
+                total += sum(self.read(row.named("calls"), i) for i, operand in enumerate(row.operands) if operand == name)
+            else:
+                total += self.sizes[name]
+        return total
+
+    def written(self, root, computation):
+        """Bytes that a fusion writes: of a stack that it updates in place, the update."""
+        rows = self.computations[computation]
+        if root.operation == "tuple":
+            return sum(self.written(rows[name], computation) for name in root.operands)
+        if root.operation == "bitcast":
+            return self.written(rows[root.operands[0]], computation)
+        if root.operation == "dynamic-update-slice":
+            return self.sizes[root.operands[1]]
+        if (called := root.named("calls")) in self.computations:
+            return self.written(self.roots[called], called)
+        return self.sizes[root.name]
+
+
+def _group(rest):
+    """How many devices a collective is between, by its replica_groups: {{0,1},{2,3}}, [2,4]<=[8], or mesh['a'=2,'b'=4] {'b'}."""
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(found[1])
+    found = re.search(r"replica_groups=\{\{([\d,]*)\}", rest)
+    return len(found[1].split(",")) if found else 2
 
 
 def _bytes(shape):

@@ -149,7 +149,7 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
         rows = {}
         for name, most in parts.items():
             part = sources.subset(sources.open(built.data.source, getattr(built.data, name)), most)
-            rows[name] = inputs.features(built, run, state, part, tokenizer)
+            rows[name] = inputs.features(built, run, state, part, tokenizer, pairs=name == "test")
         names = dict.fromkeys((*built.evals.names, "rankme"))  # which tells a collapse, whatever else is asked
         numbers, reasons = inputs.judge(names, built, run, state, source, rows["train"], rows["test"], tokenizer)
         numbers |= metrics.spread(rows["test"]["features"]) if "features" in rows["test"] else {}

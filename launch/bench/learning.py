@@ -234,7 +234,7 @@ def run(path, argument, seed, steps=0):
             if tokenizer is not None:
                 values["text"] = tokenizer(list(rows["caption"][: MOST[split]]))
             batches = pipeline.array_eval_batches(values, batch=256)
-            out = features.extract(lambda b: p.embed(state.params, state.extra, b), batches, p.put)
+            out = features.extract(inputs.embedder(p, state, pairs=split == "test"), batches, p.put)
             parts[split] = inputs.label_columns(out, kinds, label) | {"image": values["image"]}
         return evals.judge(evaluators, evals.Context(
             **parts, classes=len(kinds[label]), text_embed=inputs.text_embedder(p, state, tokenizer),

@@ -23,10 +23,11 @@ class Context:
     """All an evaluator may look at. Features are extracted once for all of them.
 
     train, test:  dicts of host arrays as `features.extract` returns them, one row an example: "features" float32 (N,
-                  D), "label" int (N,), one "label:<kind>" int (N,) for every further kind of label, and for image-text
-                  methods "image_embedding" and "text_embedding" (N, E).
+                  D), "label" int (N,), one "label:<kind>" int (N,) for every further kind of label, and of the test set
+                  of image-text methods "image_embedding" and "text_embedding" (N, E), or (N, P, E) and (N, T, E) where
+                  a method compares tokens, zeros in place of padding.
     classes:      number of classes of "label".
-    text_embed:   list of M strings -> (M, E) float32, or None where the method has no text tower.
+    text_embed:   list of M strings -> (M, E) or (M, T, E) float32, or None where the method has no text tower.
     class_names:  {kind: [name of class 0, name of class 1, ...]}
     prompts:      {kind: [template with one {} for the class name, ...]}
     seed:         keys every random choice an evaluator makes.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -69,6 +70,25 @@ def unit_norm(x, eps: float = 1e-12):
     """Last axis scaled to unit L2 norm, float32; zeros stay zero."""
     x = jnp.asarray(x, jnp.float32)
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), eps)
+
+
+@jax.jit
+def similarities(a, b):
+    """Of every row of a with every row of b, float32 (M, N): of vectors (M, E), (N, E) their products; of tokens (M, P, E), (N, T, E) the
+    mean over a's tokens of the largest product with one of b's (FILIP, Yao et al. 2021, equations 3 and 4), a row of a at a time. A token
+    of zeros is none.
+    """
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    if a.ndim == 2:
+        return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
+    there = jnp.any(b != 0, axis=-1)  # (N, T)
+
+    def row(tokens):
+        best = jnp.where(there, jnp.einsum("pe,nte->pnt", tokens, b, precision="highest"), -jnp.inf).max(-1)  # (P, N)
+        mine = jnp.any(tokens != 0, axis=-1)[:, None]
+        return jnp.where(mine, best, 0.0).sum(0) / jnp.maximum(mine.sum(), 1)
+
+    return lax.map(row, a)
 
 
 def local_mesh() -> Mesh:

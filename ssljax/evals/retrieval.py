@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ssljax.evals import Context, need
-from ssljax.evals.features import pad_rows
+from ssljax.evals.features import pad_rows, similarities
 
 NEEDS = "image_embedding and text_embedding of the test set"
 
@@ -29,7 +28,7 @@ def run(context: Context) -> dict:
 
 
 def evaluate(image, text, at: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
-    """Row i of `image` (N, E) belongs to row i of `text` (N, E).
+    """Row i of `image` (N, E) belongs to row i of `text` (N, E); or (N, P, E) and (N, T, E), of tokens (`features.similarities`).
 
     Both ways, under retrieval_image_to_text_* and retrieval_text_to_image_*: r1, r5, ... = fraction whose partner is
     among the first 1, 5, ...; mean_rank and median_rank counted from 1, the median rounded down (as open_clip reports
@@ -50,10 +49,10 @@ def found(image, text, at) -> dict:
 
 
 def ranks(a, b, *, chunk: int = 1024) -> np.ndarray:
-    """int (N,): the 0-based place of b_i when all rows of b are sorted by their dot product with a_i, greatest first;
+    """int (N,): the 0-based place of b_i when all rows of b are sorted by their similarity with a_i, greatest first;
     ties: lower index first.
 
-    a, b: (N, E). Holds chunk x N similarities at a time.
+    a, b: (N, E), or tokens (`features.similarities`). Holds chunk x N similarities at a time.
     """
     n = len(a)
     if len(b) != n:
@@ -66,7 +65,7 @@ def ranks(a, b, *, chunk: int = 1024) -> np.ndarray:
 
 @jax.jit
 def _ranks(rows, b, start):
-    sims = jnp.matmul(rows.astype(jnp.float32), b.T, precision=lax.Precision.HIGHEST)  # (chunk, N)
+    sims = similarities(rows, b)  # (chunk, N)
     partner = start + jnp.arange(len(rows))
     own = jnp.take_along_axis(sims, partner[:, None], axis=1, mode="clip")  # of the same product: equal to itself
     ahead = (sims > own) | ((sims == own) & (jnp.arange(len(b)) < partner[:, None]))

@@ -4,10 +4,9 @@ section 3.1.4).
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ssljax.evals import Context, NotApplicable, need
-from ssljax.evals.features import unit_norm
+from ssljax.evals.features import similarities, unit_norm
 
 NEEDS = "image_embedding of the test set, a text tower, and class names with prompts for at least one kind of label"
 
@@ -39,16 +38,18 @@ def _labels(context: Context, kind: str):
 
 
 def embed_prompts(text_embed, names: list[str], templates: list[str]) -> np.ndarray:
-    """Every name in every template (at its "{}"), embedded in one call: (classes, templates, E)."""
+    """Every name in every template (at its "{}"), embedded in one call: (classes, templates, E), of tokens (classes, templates, T, E)."""
     texts = [template.format(name) for name in names for template in templates]
     embedding = np.asarray(text_embed(texts), np.float32)
-    return embedding.reshape(len(names), len(templates), -1)
+    return embedding.reshape(len(names), len(templates), *embedding.shape[1:])
 
 
 def zero_shot_classifier(template_embeddings):
     """(C, M, D) embeddings of C classes in M templates -> classifier (D, C): each normalised, averaged over
-    templates, normalised again.
+    templates, normalised again. Of tokens (C, M, T, D): as they are, for what is averaged then is the similarities (FILIP, section 3.3).
     """
+    if template_embeddings.ndim == 4:
+        return jnp.asarray(template_embeddings)
     return unit_norm(unit_norm(template_embeddings).mean(axis=1)).T
 
 
@@ -60,7 +61,16 @@ def evaluate(image_embedding, labels, classifier) -> dict[str, float]:
 
 
 def right(image_embedding, labels, classifier) -> np.ndarray:
-    """Whether each row's greatest product with classifier is at its label, bool (N,)."""
+    """Whether each row's greatest logit is at its label, bool (N,)."""
+    return np.asarray(logits(image_embedding, classifier).argmax(1)) == np.asarray(labels)
+
+
+def logits(image_embedding, classifier):
+    """Cosines of images (N, D) and a classifier (D, C); of tokens (N, P, D) and (C, M, T, D), similarities averaged over templates. ->
+    float32 (N, C).
+    """
     classifier = jnp.asarray(classifier, jnp.float32)
-    logits = jnp.matmul(unit_norm(image_embedding), classifier, precision=lax.Precision.HIGHEST)  # (N, C)
-    return np.asarray(logits.argmax(1)) == np.asarray(labels)
+    if classifier.ndim == 2:
+        return similarities(unit_norm(image_embedding), classifier.T)
+    prompts = classifier.reshape(-1, *classifier.shape[2:])
+    return similarities(unit_norm(image_embedding), prompts).reshape(-1, *classifier.shape[:2]).mean(-1)

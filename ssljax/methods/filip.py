@@ -15,7 +15,7 @@ from ssljax.models import towers
 @dataclasses.dataclass(frozen=True)
 class FILIP(Method):
     """s(image, text) = mean over patches of the largest cosine to a word, and the reverse; CLIP's cross-entropy over these (equations 3
-    to 5). For evaluators, which compare one vector each, the embedding is the mean of a picture's or a text's token vectors."""
+    to 5). Evaluators get the tokens and compare them so too."""
 
     encoder: nn.Module = module("the image tower", name="vit")
     text: nn.Module = module("the text tower; padding, id 0, is neither a word nor looked at", name="text", pool="gap")
@@ -53,8 +53,8 @@ class FILIP(Method):
         out = {}
         if "image" in batch:
             h, x, _ = self._patches(params, extra["stats"]["encoder"], batch["image"], False)
-            out |= {"features": h["pooled"], "image_embedding": losses.normalise(x.mean(1))}
+            out |= {"features": h["pooled"], "image_embedding": x}
         if "text" in batch:
             y, _ = self._words(params, extra["stats"]["text"], batch["text"], False)
-            out["text_embedding"] = losses.normalise((y * (batch["text"] != 0)[..., None]).sum(1))
+            out["text_embedding"] = y * (batch["text"] != 0)[..., None]
         return out

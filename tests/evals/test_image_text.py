@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ssljax.evals import Context, NotApplicable, retrieval, zeroshot
+from ssljax.evals.features import similarities
 
 pytestmark = pytest.mark.quick
 
@@ -55,6 +56,26 @@ def test_retrieval_run_counts_within_pools():
     assert np.mean(out["retrieval200_image_to_text_r1"]) >= np.mean(out["retrieval_image_to_text_r1"])
     with pytest.raises(NotApplicable, match="text_embedding"):
         retrieval.run(Context({}, {"image_embedding": image}, classes=2))
+
+
+def test_tokens_are_compared_by_the_mean_of_each_ones_best():
+    """FILIP, equations 3 and 4, in float64, one pair at a time; texts of 3 to 5 words, zeros behind them."""
+    rng = np.random.default_rng(0)
+    patches, words = unit(rng.normal(size=(7, 6, 8))), unit(rng.normal(size=(7, 5, 8)))
+    length = rng.integers(3, 6, 7)
+    words *= (np.arange(5) < length[:, None])[..., None]
+    to_text = np.array([[np.mean((x @ y[:n].T).max(1)) for y, n in zip(words, length, strict=True)] for x in patches])
+    to_image = np.array([[np.mean((y[:n] @ x.T).max(1)) for x in patches] for y, n in zip(words, length, strict=True)])
+    single = lambda x: x.astype(np.float32)  # noqa: E731
+    np.testing.assert_allclose(similarities(single(patches), single(words)), to_text, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(similarities(single(words), single(patches)), to_image, rtol=1e-5, atol=1e-6)
+    place = lambda s: (s > np.diag(s)[:, None]).sum(1)  # noqa: E731
+    np.testing.assert_array_equal(retrieval.ranks(single(patches), single(words), chunk=4), place(to_text))
+    np.testing.assert_array_equal(retrieval.ranks(single(words), single(patches)), place(to_image))
+    # Three classes in two templates: similarities are averaged.
+    prompts = single(words[:6].reshape(3, 2, 5, 8))
+    logits = zeroshot.logits(single(patches), zeroshot.zero_shot_classifier(prompts))
+    np.testing.assert_allclose(logits, to_text[:, :6].reshape(7, 3, 2).mean(-1), rtol=1e-5, atol=1e-6)
 
 
 def test_zero_shot_classifier_is_the_definition():

@@ -1,0 +1,185 @@
+"""Images a second and MFU of one train step, against the same step in PyTorch where it is installed, in one interleaved run.
+
+    python launch/bench/step.py                                     # every case, float32; ten minutes on two CPU cores
+    python launch/bench/step.py --cases supervised-S --rounds 9
+    python launch/bench/step.py --dtype bfloat16 --batch 256 --json  # on an accelerator
+    bash launch/test_interop.sh && .venv-interop/bin/python launch/bench/step.py     # an environment with torch, timm and transformers
+
+Synthetic uint8 views of 224 (and tokens) on the device; forward, backward, optimizer, teachers. The rivals (step_rivals.py) are timm's and
+transformers' models with torch's fused AdamW, eager and, with --compile, under torch.compile. Rounds take turns; ratios are medians over
+rounds, below 1 where ours is faster. MFU is of the chip's published peak; on a CPU of the rate of one large product, timed in the same
+rounds. FLOPs are counted in the jaxpr.
+"""
+
+import json
+import pathlib
+import statistics
+import sys
+import time
+
+from absl import flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from launch.bench import rows  # noqa: E402
+from ssljax import cli  # noqa: E402
+from ssljax import config as configs  # noqa: E402
+from ssljax.errors import UserError  # noqa: E402
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_list("cases", [], "of those below; empty: all", flag_values=FLAGS)
+flags.DEFINE_integer("rounds", 5, "rounds; each takes one step of ours and of every rival", flag_values=FLAGS)
+flags.DEFINE_integer("batch", 0, "images a step; 0: 16 of ViT-S, fewer of larger and of several views", flag_values=FLAGS)
+flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the products", flag_values=FLAGS)
+flags.DEFINE_bool("rivals", True, "time PyTorch's steps as well", flag_values=FLAGS)
+flags.DEFINE_bool("compile", False, "torch.compile as another rival", flag_values=FLAGS)
+flags.DEFINE_bool("augment", False, "make the views on the device, by the method's augmentations; no rivals", flag_values=FLAGS)
+flags.DEFINE_string("profile", "", "write a profile of three steps of ours to this folder", flag_values=FLAGS)
+flags.DEFINE_string("out", str(ROOT / "launch/bench/results/step.jsonl"), "rows are appended here", flag_values=FLAGS)
+flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
+
+CASES = {  # name: images a step on a CPU
+    "supervised-S": 16, "supervised-B": 8, "simclr-S": 8, "dino-S": 4, "mae-L": 4, "mae-L-unmasked": 2, "siglip-B": 8,
+}  # fmt: skip
+LENGTH, WORDS = 64, 32_000
+
+
+def config_of(case, batch, dtype, augmented):
+    """The ConfigDict of a case: what its rival computes too."""
+    from ssljax.augment import recipes
+    from ssljax.models import text, vit
+
+    method, _, size = case.partition("-")
+    size, _, kind = size.partition("-")
+    encoder = vit.size(f"{size}/16", dtype=dtype)
+    made = {
+        "supervised": dict(name="supervised", encoder=dict(encoder, out=1000, out_bias=True)),
+        "simclr": dict(name="simclr", encoder=encoder, projector=dict(name="mlp", hidden=2048, out=128, layers=2, dtype=dtype)),
+        "dino": dict(
+            name="dino", encoder=encoder, head=dict(name="dino_head", hidden=2048, bottleneck=256, out=65536, layers=3, dtype=dtype)
+        ),
+        "mae": dict(
+            name="mae", mask_ratio=0.0 if kind else 0.75, encoder=dict(encoder, position="sincos_mae"),
+            decoder=dict(name="mae_decoder", width=512, depth=8, heads=16, mlp_dim=2048, dtype=dtype),
+        ),
+        "siglip": dict(
+            name="siglip", encoder=dict(encoder, pool="map", class_token=False, activation="gelu_tanh"),
+            text=text.size("B", vocab_size=WORDS, length=LENGTH, out=768, out_bias=True, activation="gelu_tanh", dtype=dtype),
+        ),
+    }[method]  # fmt: skip
+    groups = {"dino": recipes.make("dino", crops=8), "simclr": recipes.make("simclr")}.get(method, {"views": dict(count=1, size=224)})
+    if not augmented:
+        groups = {name: dict(count=group["count"], size=group["size"]) for name, group in groups.items()}
+    data = dict(source="scenes/photo", image_size=224, crop="device" if augmented else "host")
+    if method == "siglip":
+        data |= dict(tokenizer=f"words:{WORDS}", caption="caption")
+    return configs.make(
+        steps=1000, batch=batch, method=made, augment=groups, data=data,
+        optim=dict(name="adamw", lr=1e-4, weight_decay=0.05), mesh=dict(data=-1),
+    )  # fmt: skip
+
+
+def ours(config):
+    """-> step() that ends when the device is done, the raw batch (numpy), FLOPs of a step, Program."""
+    import jax
+    import numpy as np
+
+    from ssljax import metrics, plan, program, sharding
+
+    built, rng = configs.build(config), np.random.default_rng(0)
+    shapes = plan.raw_shapes(built, config.batch)
+    draw = lambda x: rng.integers(0, 256 if x.dtype == np.uint8 else 2, x.shape).astype(x.dtype)  # noqa: E731
+    raw = {name: draw(x) for name, x in shapes.items()} | {"id": np.arange(config.batch, dtype=np.int32)}
+    raw["valid"] = np.ones(config.batch, bool)
+    if "text" in raw:
+        raw["text"] = rng.integers(1, WORDS, raw["text"].shape).astype(np.int32)
+    made = program.make(config, built, sharding.make_mesh(config.mesh.to_dict(), batch=config.batch), raw, examples=1_281_167)
+    flops = metrics.count_flops(made.train_step, made.shapes, shapes)
+    state, batch = made.init(), made.put(raw)
+
+    def step():
+        nonlocal state
+        state, found = made.step(state, batch)
+        jax.block_until_ready((state.params, found))
+
+    return step, raw, flops, made
+
+
+def product(dtype):
+    """-> step() of one large product, its FLOPs: what a CPU's arithmetic is measured by."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((2048, 2048), dtype)
+    multiply = jax.jit(lambda a: a @ a)
+    return (lambda: multiply(x).block_until_ready()), 2 * 2048**3
+
+
+def seconds(function):
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def measure(case, batch, dtype):
+    """Row of a case."""
+    import jax
+
+    from ssljax import metrics
+
+    step, raw, flops, made = ours(config_of(case, batch, dtype, FLAGS.augment))
+    steps = {"ours": step}
+    if FLAGS.rivals and not FLAGS.augment:
+        from launch.bench import step_rivals
+
+        steps |= step_rivals.make(case, raw, dtype, FLAGS.compile)
+    peak = metrics.peak_flops(jax.devices()[0].device_kind, dtype)
+    if peak is None:
+        steps["product"], work = product(dtype)
+    for function in steps.values():  # compiles, allocates
+        function(), function()
+    times = {name: [] for name in steps}
+    for _ in range(FLAGS.rounds):
+        for name, function in steps.items():
+            times[name].append(seconds(function))
+    if FLAGS.profile:
+        with jax.profiler.trace(FLAGS.profile):
+            step(), step(), step()
+    if peak is None:
+        peak = work / statistics.median(times.pop("product"))
+    mine = statistics.median(times["ours"])
+    row = {
+        "case": case, "dtype": dtype, "batch": batch, "seconds": round(mine, 4), "images_per_second": round(batch / mine, 2),
+        "tflops": round(flops / 1e12, 3), "mfu": round(flops / mine / peak / jax.device_count(), 3), "programs": made.step._cache_size(),
+    }  # fmt: skip
+    for name in times:
+        if name != "ours":
+            row[name] = round(statistics.median(times[name]), 4)
+            row[f"ours/{name}"] = round(statistics.median(a / b for a, b in zip(times["ours"], times[name], strict=True)), 3)
+    return row
+
+
+def main(argv):
+    cli.parse(argv, FLAGS, __doc__)
+    import jax
+
+    if wrong := [case for case in FLAGS.cases if case not in CASES]:
+        raise UserError(f"--cases {','.join(wrong)}: expected some of {', '.join(CASES)}")
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+    table = []
+    for case in FLAGS.cases or CASES:
+        table.append(measure(case, FLAGS.batch or CASES[case], FLAGS.dtype) | rows.origin())
+        rows.keep(table[-1:], FLAGS.out)
+        print(json.dumps(table[-1]), file=sys.stderr, flush=True)
+    names = list(dict.fromkeys(name for row in table for name in row if name.startswith("ours/")))
+    head = ("case", "dtype", "batch", "seconds", "images_per_second", "mfu", *names)
+    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    for row in table:
+        print("| " + " | ".join(str(row.get(name, "")) for name in head) + " |")
+    if FLAGS.json:
+        print(json.dumps(table))
+
+
+if __name__ == "__main__":
+    cli.command(main)
