@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=300, batch=128)
+    a = embedded.parse(arg, steps=600, batch=128)
     method = dict(name="filip", encoder=dict(embedded.RESNET, stages=(1, 1)), text=embedded.TEXT, width=64)
     return embedded.make_pairs(a, method=method)

@@ -137,7 +137,7 @@ def rows_of(restored, evaluators, *, baselines=True, cache=None):
     trained = {k: kept(cache, restored, k, lambda k=k: extract(restored["state"], k)) for k in ("train", "test")}
     if baselines:
         say("judging raw pixels")
-        frozen = [name for name in evaluators if name in ("knn", "linear")]
+        frozen = [name for name in evaluators if name in ("knn", "linear", "corruptions")]
         pixels = {k: {key: v[:PICTURES] for key, v in split.items()} for k, split in trained.items()}
         pixels = {k: {**split, "features": features.raw_pixels(split["image"])} for k, split in pixels.items()}
         judge("raw pixels", frozen, None, pixels["train"], pixels["test"], None)
@@ -193,6 +193,20 @@ def print_likeness(features):
     print(f"\nlinear CKA of the test features\n{'':32}" + "".join(name[:16].rjust(18) for name in names))
     for name in names:
         print(f"{name[:31]:32}" + "".join(f"{linear_cka(features[name], features[other]):.3f}".rjust(18) for other in names))
+
+
+def add_robustness(table):
+    """To the rows of checkpoints, "effective_robustness": what corruptions leave of their accuracy beyond what they leave of others of the
+    same accuracy (`corruptions.effective_robustness`), the others being all rows but this one: raw pixels, random encoders, other runs."""
+    from ssljax.evals.corruptions import effective_robustness
+
+    known = [row for row in table if "corrupted_top1" in row]
+    for row in known:
+        others = [other for other in known if other is not row]
+        if row["features"] == "pretrained" and len({other["clean_top1"] for other in others}) > 1:
+            clean, corrupted = ([other[key] for other in others] for key in ("clean_top1", "corrupted_top1"))
+            row["effective_robustness"] = effective_robustness(row["clean_top1"], row["corrupted_top1"], clean, corrupted)
+            print(f"\n{row['run']}: effective robustness {row['effective_robustness']:+.3f}, over the line of {len(others)} others")
 
 
 def run_report(name, folder, restored, rows, notes, trained):
@@ -340,6 +354,7 @@ def main(argv):
             runs.append(run_report(name, folder, restored, rows, notes, trained))
     if jax.process_index() == 0:
         print_likeness(features)
+        add_robustness(table)
         if FLAGS.report:
             report.write(FLAGS.report, runs, table)
             print(f"\nwrote {FLAGS.report}")

@@ -287,16 +287,19 @@ def dense_of(built):
 
 
 def judge(names, built, program, state, source, train, test, tokenizer, *, seed=0):
-    """Run evaluators on extracted features. -> {metric: float}, {evaluator: why it does not apply}."""
+    """Run evaluators on extracted features. -> {metric: float}, {evaluator: why it does not apply}. state: None where the features are the
+    raw pixels."""
     from ssljax import evals
+    from ssljax.evals.features import raw_pixels
 
+    raw = lambda images: {"features": raw_pixels(images)}  # noqa: E731
     context = evals.Context(
         train=train,
         test=test,
         classes=len(class_names(source).get(label_of(built, source), ())),
         text_embed=text_embedder(program, state, tokenizer),
         write=caption_writer(built, program, state, tokenizer, lambda: captions_of(built, source)),
-        look=None if state is None else looker(built, program, state),
+        look=raw if state is None else looker(built, program, state),
         views=viewer(built, program, test["image"]) if "image" in test and built.data.crop == "device" else None,
         dense=dense_of(built),
         class_names=class_names(source),

@@ -5,7 +5,8 @@ masks    scenes/masks    image; annotation, segmentation_mask, mask (ADE20K's la
 depth    scenes/layers   image; depth, depth_map (NYU Depth v2's)                           image, depth float32 (N, S, S), metres
 video    scenes/moving   video with frames and segmentations (DAVIS's)                      video (N, T, S, S, 3), mask int32 (N, T, S, S)
 
-Pictures are resized to S x S, bilinear with antialiasing; truths by the nearest pixel. A mask's value 255 and a depth of 0 count nowhere.
+Of a TFDS set without a test split the validation split is taken for it. Pictures are resized to S x S, bilinear with antialiasing; truths
+by the nearest pixel. A mask's value 255 and a depth of 0 count nowhere.
 """
 
 import numpy as np
@@ -19,8 +20,8 @@ NOWHERE = 255  # of a mask
 
 
 def load(name, kind, split, size, most=0):
-    """name: scenes/masks, scenes/layers, scenes/moving or tfds:NAME. kind: masks, depth or video. size: S. most: records; 0: MOST.
-    -> dict of arrays as above. Raises UserError for a name or a set that does not give them."""
+    """name: scenes/masks, scenes/layers, scenes/moving or tfds:NAME. kind: masks, depth or video. split: train or test. size: S.
+    most: records; 0: MOST. -> dict of arrays as above. Raises UserError for a name or a set that does not give them."""
     most = most or MOST[kind][split]
     if name == EMBEDDED[kind][0]:
         from ssljax.data import scenes_recipe
@@ -38,12 +39,15 @@ def _tfds(name, kind, split, size, most):
     from ssljax.data import sources
 
     try:
-        records = tfds.builder(name.removeprefix("tfds:"), data_dir=sources.data_dir()).as_data_source(split=split)
+        builder = tfds.builder(name.removeprefix("tfds:"), data_dir=sources.data_dir())
+        split = "validation" if split == "test" and "test" not in builder.info.splits else split  # as NYU Depth v2 and DAVIS name it
+        records = builder.as_data_source(split=split)
+        count = min(len(records), most)
     except Exception as error:  # of TFDS, one for each way a set can be absent
         raise UserError(f"pictures with {kind} {name!r}, split {split!r}: {type(error).__name__}: {str(error).splitlines()[0]}") from None
     key = "depth" if kind == "depth" else "mask"
     out = {"video" if kind == "video" else "image": [], key: []}
-    for i in range(min(len(records), most)):
+    for i in range(count):
         record = records[i]
         record = {**record, **record["video"]} if isinstance(record.get("video"), dict) else record
         truth = next((record[k] for k in NAMES[kind] if k in record), None)

@@ -36,6 +36,7 @@ class Context:
                   class token, "layers" (M, L, D), the mean token behind each block, where the encoder has them},
                   float32; or None.
     views:        count -> uint8 (M, count, H, W, 3), pictures of the test set as training augments them; or None.
+    kept:         what one evaluator has made that another needs too: the linear probe.
     dense:        "masks", "depth" or "video", split -> arrays of data/dense.py; or None.
     """
 
@@ -50,6 +51,7 @@ class Context:
     look: Callable[[Any], dict] | None = None
     views: Callable[[int], Any] | None = None
     dense: Callable[[str, str], dict] | None = None
+    kept: dict = field(default_factory=dict)
 
 
 def available() -> list[str]:

@@ -27,8 +27,8 @@ def run(context: Context) -> dict:
         raise NotApplicable("the method has no encoder of pictures")
     pick = np.linspace(0, len(context.test["image"]) - 1, min(PICTURES, len(context.test["image"]))).astype(int)
     images, labels = context.test["image"][pick], np.asarray(context.test["label"])[pick]
-    probe, _ = linear.chosen(context.train, classes=context.classes, seed=context.seed)
-    right = lambda x: linear.predict(probe, context.look(x)["features"])[0] == labels  # noqa: E731
+    probe, _ = linear.of(context)
+    right = lambda x: linear.right(probe, context.look(x)["features"], labels)  # noqa: E731
     each = {}
     for number, name in enumerate(corruptions.CORRUPTIONS):
         each[name] = np.stack([right(corrupted(name, images, severity, [context.seed, number, severity])) for severity in range(1, 6)])
