@@ -72,10 +72,10 @@ class Bench:
     def words(self, workdir, *more):
         return ["--config", f"launch/bench/faults.py:method={self.method},steps={self.steps}", "--workdir", str(workdir), *more]
 
-    def start(self, workdir, *more, processes=2):
+    def start(self, workdir, *more, processes=2, restarts=0):
         """The launch script, in a session of its own so that all of it can be killed. 8 devices, over `processes`."""
-        command = ["bash", "launch/local_multiprocess.sh", str(processes), str(8 // processes), "--", *self.words(workdir, *more)]
-        return self.popen(command, workdir)
+        script = ["bash", "launch/local_multiprocess.sh", "--restarts", str(restarts), str(processes), str(8 // processes)]
+        return self.popen([*script, "--", *self.words(workdir, *more)], workdir)
 
     def popen(self, command, workdir):
         # No compilation cache: only process 0 would find its program in it, start, and give up on the others after gloo's 30 s. Rather a
@@ -409,7 +409,38 @@ def peer(bench):
             kill(process)
 
 
-SCENARIOS = (whole, kills, sigterm, hosts, flipped, truncated, full, peer)
+def four(bench):
+    """one of four processes killed: all end, the launcher starts them again, and the end is that of four that nothing befell"""
+    quiet, workdir = bench.scratch / "four_whole", bench.scratch / "four"
+    hold(bench.finish(quiet, processes=4) == 0, f"the whole run: {bench.said(quiet)[-2000:]}")
+    launcher = bench.running(workdir, bench.steps // 2, processes=4, restarts=3)
+    killed = time.monotonic()
+    os.kill(worker(launcher, 2), signal.SIGKILL)
+    hold(until(lambda: "starting all again" in bench.said(workdir), launcher), f"no new start: {bench.said(workdir)[-2000:]}")
+    seconds = time.monotonic() - killed
+    said = bench.said(workdir)
+    hold("process 2 ended first, with exit code 137; all were ended" in said, f"process 2 is not named: {said[-2000:]}")
+    code = wait(launcher)
+    hold(code == 0, f"exit code {code}: {bench.said(workdir)[-2000:]}")
+    got, want = (digests(read(path, bench.steps)) for path in (workdir, quiet))
+    differ = [part for part in got if got[part] != want[part]]
+    hold(not differ, f"SHA-256 of {', '.join(differ)} is not that of the uninterrupted run of four")
+    return f"all ended after {seconds:.1f} s and started again; SHA-256 of params, opt and extra equal at step {bench.steps}"
+
+
+def worker(launcher, number):
+    """The operating system's id of process `number` of a launch script."""
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == launcher.pid and f"SSLJAX_PROCESS_ID={number}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            continue
+    raise FellShort(f"process {number} is not there")
+
+
+SCENARIOS = (whole, kills, sigterm, hosts, flipped, truncated, full, peer, four)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- main
