@@ -17,6 +17,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from launch.bench.faults import small_configs  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -68,16 +69,7 @@ def program_of(path, mesh):
     return config, built, program.make(config, built, made, raw_batch(config), examples=64)
 
 
-def one_config_of_each_method():
-    """The first small config (it states LEARNING) of every method in configs/."""
-    found = {}
-    for path in CONFIGS:
-        if "LEARNING" in path.read_text():
-            found.setdefault(configs.load(path).method.name, path)
-    return found
-
-
-METHODS = one_config_of_each_method()
+METHODS = small_configs()
 # One method of each family that the house was built on. What depends on the loop, not on the method, and is dear, is swept over these.
 SPINE = ("dino", "mae", "siglip", "simclr")
 

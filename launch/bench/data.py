@@ -24,7 +24,6 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +34,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # the entry points turn it off; without it BYOL's blur in TF takes five times as long
 
+from launch.bench.rows import commit, keep  # noqa: E402
 from ssljax import cli  # noqa: E402
 
 FLAGS = flags.FlagValues()
@@ -253,8 +253,7 @@ def main(argv):
     size = statistics.mean(map(len, encoded)) / 1e3
     rounds = len(seconds["decode limit"])
     print(f"{len(encoded)} JPEGs of {WIDTH} x {HEIGHT}, {size:.0f} kB each; {rounds} rounds; load {os.getloadavg()[0]:.1f}")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    common = {"date": datetime.date.today().isoformat(), "commit": commit, "machine": platform.machine(), "jpeg_kB": round(size, 1)}
+    common = {"date": datetime.date.today().isoformat(), "commit": commit(), "machine": platform.machine(), "jpeg_kB": round(size, 1)}
     rows = []
     print("\n| case | a second | / decode limit |\n| --- | --- | --- |")
     for name in cases:
@@ -270,10 +269,7 @@ def main(argv):
         rows.append({"claim": claim, "figure": round(figure, 3), "bar": bar, "holds": bool(figure >= bar)} | common)
         print(f"| {claim} | {figure:.3g} | {bar:g} | {'holds' if figure >= bar else 'falls short'} |")
 
-    out = pathlib.Path(FLAGS.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    keep(rows, FLAGS.out)
     if FLAGS.json:
         print(json.dumps(rows))
 

@@ -3,6 +3,7 @@
     python launch/bench/faults.py                 # 20 kills; about 25 minutes on two CPU cores
     python launch/bench/faults.py --quick --method moco   # what continuous integration runs: a kill in a save, SIGTERM, a flipped byte
     python launch/bench/faults.py --only kills,sigterm --kills 5 --seed 3 --json
+    python launch/bench/faults.py --only hosts --kills 8 --method all     # every method as 2, 1, 4 and 2 processes; an hour
 
 Runs are real: processes on this machine with fake devices, started by launch/local_multiprocess.sh, a shrunk config of a method with
 state that is easy to forget (--method dino: teacher, centre, batch statistics, schedules). Each row says what should hold and whether it
@@ -10,6 +11,7 @@ did; the exit code is 1 if a row fell short. Nothing outside a scratch folder an
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -28,6 +30,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from launch.bench.rows import commit, keep  # noqa: E402
 from ssljax import cli, faults  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 from ssljax.errors import Preempted, UserError  # noqa: E402
@@ -36,7 +39,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_bool("quick", False, "the subset for continuous integration", flag_values=FLAGS)
 flags.DEFINE_integer("kills", 20, "times that the run is killed", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "of the moments to kill at", flag_values=FLAGS)
-flags.DEFINE_string("method", "dino", "the method whose small config is run", flag_values=FLAGS)
+flags.DEFINE_list("method", ["dino"], "the method whose small config is run, several, or all", flag_values=FLAGS)
 flags.DEFINE_list("only", [], "scenarios to run, of those that --help lists; default: all", flag_values=FLAGS)
 flags.DEFINE_string("out", str(ROOT / "launch/bench/results/faults.jsonl"), "rows are appended here", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
@@ -45,11 +48,20 @@ LIMIT = 600  # seconds that a start may take, whatever befalls it
 EVERY = 2  # steps between checkpoints
 
 
+@functools.cache
+def small_configs():
+    """{method: path of its first small config, which states LEARNING}."""
+    found = {}
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        if "LEARNING" in path.read_text():
+            found.setdefault(configs.load(path).method.name, path)
+    return found
+
+
 def get_config(arg=""):
     """What every run here trains: `--config launch/bench/faults.py:method=dino,steps=40`."""
     a = configs.parse(arg, method="dino", steps=40)
-    path = next(p for p in sorted((ROOT / "configs").glob(f"{a.method}_*.py")) if "LEARNING" in p.read_text())
-    config = configs.shrink(configs.load(path))
+    config = configs.shrink(configs.load(small_configs()[a.method]))
     config = configs.with_steps(config, a.steps)
     config.checkpoint.update(every=EVERY, keep=3)
     return config
@@ -285,23 +297,26 @@ def sigterm(bench):
 
 
 def hosts(bench):
-    """2 hosts, then 1, then 2: identical order of examples, parameters within 1e-6 of the whole run's"""
+    """2 hosts, then 1, then 4, then 2 that evaluate: identical order of examples, parameters within 1e-6 of the whole run's"""
     import numpy as np
 
     from ssljax import metrics, trees
     from ssljax.data import pipeline, sources
 
     workdir = bench.scratch / "hosts"
-    for processes in (2, 1):
+    for processes in (2, 1, 4):
         process = bench.running(workdir, bench.steps // 4, processes=processes)
         process.send_signal(signal.SIGTERM)
         code = wait(process)
         hold(code == Preempted.CODE, f"{processes} processes: exit code {code}: {bench.said(workdir)[-2000:]}")
-    hold(bench.finish(workdir) == 0, f"the last start: {bench.said(workdir)[-2000:]}")
+    hold(bench.finish(workdir, f"--config.evals.every={bench.steps}") == 0, f"the last start: {bench.said(workdir)[-2000:]}")
+    rows = metrics.read(workdir)
+    judged = [{k: v for k, v in row.items() if k not in ("step", "time")} for row in rows if "rankme" in row or "loss" not in row]
+    hold(judged and all(np.isfinite(v) for v in judged[-1].values()), f"the evaluation at the end: {judged}")
     got, want = dict(trees.names(read(workdir, bench.steps)["params"])), dict(trees.names(bench.state["params"]))
     apart = max(float(np.abs(got[name] - want[name]).max()) for name in want)
     hold(apart <= 1e-6, f"parameters are {apart:.1e} apart")
-    losses = [[row["loss"] for row in metrics.read(bench.scratch / name)] for name in ("whole", "hosts")]
+    losses = [[row["loss"] for row in metrics.read(bench.scratch / name) if "loss" in row] for name in ("whole", "hosts")]
     loss_apart = float(np.abs(np.subtract(*losses)).max())
 
     config = get_config(f"method={bench.method},steps={bench.steps}")
@@ -445,8 +460,9 @@ SCENARIOS = (whole, kills, sigterm, hosts, flipped, truncated, full, peer, four)
 
 # ---------------------------------------------------------------------------------------------------------------------- main
 def table(rows):
-    lines = ["| fault | what should hold | outcome | detail | seconds |", "|" + " --- |" * 5]
-    return "\n".join(lines + [f"| {r['fault']} | {r['should']} | {r['outcome']} | {r['detail']} | {r['seconds']} |" for r in rows])
+    columns = ("method", "fault", "should", "outcome", "detail", "seconds")
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return "\n".join(lines + ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows])
 
 
 def main(argv):
@@ -458,11 +474,25 @@ def main(argv):
     os.environ["JAX_PLATFORMS"] = "cpu"
     count = min(FLAGS.kills, 1) if FLAGS.quick else FLAGS.kills
     quick = {"whole", "kills", "sigterm", "flipped"}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    methods = sorted(small_configs()) if FLAGS.method == ["all"] else FLAGS.method
+    if unknown := sorted(set(methods) - set(small_configs())):
+        raise UserError(f"--method={unknown[0]}: expected all, or some of {', '.join(sorted(small_configs()))}")
+    rows = []
+    for method in methods:
+        rows += run(method, names, quick, count)
+    print(table(rows))
+    if FLAGS.json:
+        print(json.dumps(rows))
+    if any(row["outcome"] == "fell short" for row in rows):
+        sys.exit(1)
+
+
+def run(method, names, quick, count):
+    """Rows of one method's scenarios, kept as they come."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         steps = 3 * count + 4 * EVERY
-        bench = Bench(pathlib.Path(scratch), FLAGS.method, steps, count, random.Random(FLAGS.seed))
+        bench = Bench(pathlib.Path(scratch), method, steps, count, random.Random(FLAGS.seed))
         for scenario in SCENARIOS:
             name = scenario.__name__
             if name != "whole" and name not in (FLAGS.only or (quick if FLAGS.quick else names)):
@@ -474,20 +504,13 @@ def main(argv):
             except (FellShort, UserError, OSError) as error:
                 outcome, detail = "fell short", f"{error}"
             row = {"fault": name, "should": scenario.__doc__, "outcome": outcome, "detail": " ".join(detail.split())}
-            row |= {"seconds": round(time.monotonic() - started, 1), "method": FLAGS.method, "seed": FLAGS.seed, "quick": FLAGS.quick}
-            rows.append({**row, "commit": commit})
+            row |= {"seconds": round(time.monotonic() - started, 1), "method": method, "seed": FLAGS.seed, "quick": FLAGS.quick}
+            rows.append({**row, "commit": commit()})
+            keep(rows[-1:], FLAGS.out)
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             if name == "whole" and outcome != "holds":
                 break  # nothing to compare with
-    out = pathlib.Path(FLAGS.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    print(table(rows))
-    if FLAGS.json:
-        print(json.dumps(rows))
-    if any(row["outcome"] == "fell short" for row in rows):
-        sys.exit(1)
+    return rows
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import hashlib
 import importlib.util
 import json
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -25,6 +24,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from launch.bench.rows import commit, keep  # noqa: E402
 from ssljax import cli  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 
@@ -257,7 +257,7 @@ def run(path, argument, seed, steps=0):
     scores = judge(["knn", "linear", "rankme", *more], built, p, state, tokenizer, splits)
     row |= {k: v for k, v in scores.items() if not k.endswith("_ci95")}
     row |= held_out(config, p, state, tokenizer, splits) | against_copying(built, p, state, splits)
-    row["commit"] = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    row["commit"] = commit()
     return row
 
 
@@ -297,9 +297,7 @@ def main(argv):
                 row = run(path, argument, seed, FLAGS.steps)
                 jax.clear_caches()  # a process may hold so many compiled programs only
                 rows.append(row)
-                out.parent.mkdir(parents=True, exist_ok=True)
-                with out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                keep([row], out)
                 print(json.dumps(row), file=sys.stderr, flush=True)
     if out == ROOT / "launch/bench/results/learning.jsonl":
         every = sorted(rows, key=lambda row: (row["config"], row["seed"]))

@@ -38,6 +38,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from launch.bench.rows import keep  # noqa: E402
 from ssljax import cli  # noqa: E402
 from ssljax.errors import UserError  # noqa: E402
 
@@ -501,12 +502,10 @@ def main(argv):
     about = {"run": mode, "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "cpu": processor()}
     tasks = [{"devices": devices, "cases": cases(devices)} for devices in ((2, 4, 8, 16, 32, 64) if FLAGS.weak else (1, 8))]
     measured = compile_for_tpu(FLAGS.topology) if FLAGS.topology else itertools.chain.from_iterable(map(spawn, tasks))
-    out, rows = pathlib.Path(FLAGS.out), []
-    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
     for row in measured:
         rows.append(row | about | ({"topology": FLAGS.topology} if FLAGS.topology else {}))
-        with out.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+        keep(rows[-1:], FLAGS.out)
         if sys.stderr.isatty():
             print(f"\r{len(rows)} rows ", end="", file=sys.stderr)
     print(table(rows))

@@ -7,12 +7,16 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+def commit():
+    """Of this code, as git abbreviates it."""
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
 def origin():
     """{"device", "jax", "commit"} of this machine and this code."""
     import jax
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "commit": commit}
+    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "commit": commit()}
 
 
 def keep(rows, out):
