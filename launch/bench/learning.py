@@ -149,7 +149,8 @@ def fit(config, watch=lambda *_: None, train=None):
 
 
 def held_out(config, p, state, tokenizer, splits, batches=8):
-    """The method's own numbers on pictures of the test split, means over batches: of steps whose outcome is thrown away."""
+    """The method's own numbers on pictures of the test split, means over batches: of steps whose outcome is thrown away. Of a tokenizer,
+    "codes_used": the share of its codes that the whole split uses."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -159,7 +160,11 @@ def held_out(config, p, state, tokenizer, splits, batches=8):
     feed = pipeline.array_batches(splits["test"], batch=config.batch, seed=config.seed, tokenizer=tokenizer, label=config.data.label)
     rows = [p.step(jax.tree.map(jnp.copy, state), p.put(next(feed)))[1] for _ in range(batches)]
     own = [name for name in rows[0] if name not in {"nonfinite", "gradient_norm", *p.schedules}]
-    return {f"test_{name}": float(np.mean([float(row[name]) for row in rows])) for name in own if np.ndim(rows[0][name]) == 0}
+    out = {f"test_{name}": float(np.mean([float(row[name]) for row in rows])) for name in own if np.ndim(rows[0][name]) == 0}
+    if hasattr(p.method, "tokens"):
+        words = jax.jit(p.method.tokens)(state.params, state.extra, p.normalised(splits["test"]["image"]))
+        out["codes_used"] = len(np.unique(words)) / p.method.codes
+    return out
 
 
 def against_copying(built, p, state, splits):

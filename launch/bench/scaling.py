@@ -6,7 +6,7 @@
 
 The mesh is fsdp=8 within data. Memory and FLOPs a chip should stay flat within 2 % of those of 8 chips. What a chip sends is
 told beside what arithmetic says: weights of two bytes gathered over fsdp for each pass of the student and the teacher, gradients scattered
-over fsdp and summed over data, and, of a contrastive loss, every encoding once past every chip, forward and back: these grow with the batch.
+over fsdp and summed over data, and, of a contrastive loss, every encoding once past every chip, forward and back: these grow with it.
 """
 
 import json
