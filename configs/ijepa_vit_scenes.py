@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=1200)
+    a = embedded.parse(arg, steps=1000)
     method = dict(
         name="ijepa",
         encoder=dict(embedded.VIT, pool="gap", class_token=False, position="sincos_mae"),

@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = c.parse(arg, data="photo", batch=256, steps=1500)
+    a = c.parse(arg, data="photo", batch=256, steps=1200)
     return c.make(
         steps=a.steps,
         batch=a.batch,
