@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssljax import evals
+from ssljax import evaluate, evals
 from ssljax.evals import Context, attentive, classify, corruptions, knn_sweep, sgd_linear
 from ssljax.evals.cka import linear_cka
 from ssljax.evals.lidar import lidar
@@ -122,3 +122,13 @@ def test_effective_robustness_is_what_lies_above_the_baselines_line():
     shifted = 1 / (1 + np.exp(-(0.9 * logit - 0.8)))
     assert corruptions.effective_robustness(0.5, shifted[1], clean, shifted) == pytest.approx(0.0, abs=1e-9)
     assert corruptions.effective_robustness(0.5, shifted[1] + 0.07, clean, shifted) == pytest.approx(0.07)
+    names = ("raw pixels", "random encoder", "pretrained", "pretrained")
+    rows = [{"run": "x", "features": n, "clean_top1": c, "corrupted_top1": s} for n, c, s in zip(names, clean, shifted, strict=False)]
+    rows += [
+        {"run": "y", "features": "pretrained", "clean_top1": 0.5, "corrupted_top1": shifted[1] + 0.07},
+        {"run": "z", "features": "knn"},
+    ]
+    evaluate.add_robustness(rows[:2])
+    assert not any("effective_robustness" in row for row in rows)  # nothing to compare with
+    evaluate.add_robustness([*rows[:2], rows[3]])
+    assert rows[3]["effective_robustness"] == pytest.approx(0.07) and "effective_robustness" not in rows[0]
