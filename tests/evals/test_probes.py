@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssljax import evaluate, evals
+from ssljax import evals, evaluate
 from ssljax.evals import Context, attentive, classify, corruptions, knn_sweep, sgd_linear
 from ssljax.evals.cka import linear_cka
 from ssljax.evals.lidar import lidar
