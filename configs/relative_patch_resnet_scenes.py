@@ -12,6 +12,6 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = embedded.parse(arg, steps=600)
+    a = embedded.parse(arg, steps=2000)
     method = dict(name="relative_patch", encoder=embedded.RESNET, head=dict(name="mlp", hidden=128, out=8), drop_colours=0.5)
     return embedded.make(a, method=method, views=dict(count=1))
