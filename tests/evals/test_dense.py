@@ -167,9 +167,9 @@ def prepared(tmp_path_factory):
     where = tmp_path_factory.mktemp("tfds")
     picture, truth = tfds.features.Image(shape=(12, 20, 3)), tfds.features.Image(shape=(12, 20, 1))
     layouts = {
-        "ade": {"image": picture, "annotation": truth},
-        "nyu": {"image": picture, "depth": tfds.features.Tensor(shape=(12, 20), dtype=np.float32)},
-        "davis": {
+        "small_ade": {"image": picture, "annotation": truth},
+        "small_nyu": {"image": picture, "depth": tfds.features.Tensor(shape=(12, 20), dtype=np.float32)},
+        "small_davis": {
             "video": {
                 "frames": tfds.features.Sequence(picture),
                 "segmentations": tfds.features.Sequence(truth),
@@ -182,19 +182,19 @@ def prepared(tmp_path_factory):
         rows, columns = np.mgrid[:12, :20]
         image = np.stack([10 * i + rows, columns, 0 * rows], -1).astype(np.uint8)
         mask = ((columns >= 10).astype(np.uint8) + i)[..., None]
-        if name == "davis":
+        if name == "small_davis":
             frames = 3 + i
             return {
                 "video": {"frames": np.stack([image + t for t in range(frames)]), "segmentations": np.stack([mask] * frames)},
                 "metadata": {"num_frames": frames},
             }
-        return {"image": image} | ({"annotation": mask} if name == "ade" else {"depth": (rows + i).astype(np.float32)})
+        return {"image": image} | ({"annotation": mask} if name == "small_ade" else {"depth": (rows + i).astype(np.float32)})
 
     for name, features in layouts.items():
         parts = {
             "_info": lambda self, features=features: tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features)),
             "_split_generators": lambda self, dl_manager, name=name: {
-                "validation" if name == "davis" else "test": ((i, record(name, i)) for i in range(2))
+                "validation" if name == "small_davis" else "test": ((i, record(name, i)) for i in range(2))
             },
             "_generate_examples": lambda self: (),
         }
@@ -205,16 +205,16 @@ def prepared(tmp_path_factory):
 
 def test_prepared_sets_of_the_fields_layouts_are_read(prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    found = dense.load("tfds:ade", "masks", "test", 8)
+    found = dense.load("tfds:small_ade", "masks", "test", 8)
     assert found["image"].shape == (2, 8, 8, 3) and found["image"].dtype == np.uint8 and found["mask"].dtype == np.int32
     order = np.argsort(found["mask"][:, 0, 0])  # records are stored in an order of TFDS's own
     np.testing.assert_array_equal(found["mask"][order], np.arange(2)[:, None, None] + (np.arange(8) >= 4) + np.zeros((1, 8, 1), int))
-    depth = dense.load("tfds:nyu", "depth", "test", 12)["depth"]
+    depth = dense.load("tfds:small_nyu", "depth", "test", 12)["depth"]
     assert depth.dtype == np.float32
     np.testing.assert_array_equal(np.sort(depth[:, :, 0], 0), np.arange(12) + np.arange(2)[:, None])
-    clips = dense.load("tfds:davis", "video", "test", 8)
+    clips = dense.load("tfds:small_davis", "video", "test", 8)
     assert clips["video"].shape == (2, 3, 8, 8, 3) and clips["mask"].shape == (2, 3, 8, 8)  # of the shorter one's length
     with pytest.raises(UserError, match="a record needs depth or depth_map, it has annotation, image"):
-        dense.load("tfds:ade", "depth", "test", 8)
+        dense.load("tfds:small_ade", "depth", "test", 8)
     with pytest.raises(UserError, match="split 'train'"):
-        dense.load("tfds:ade", "masks", "train", 8)
+        dense.load("tfds:small_ade", "masks", "train", 8)
