@@ -12,7 +12,7 @@ LEARNING = ("data=photo",)
 
 
 def get_config(arg=""):
-    a = c.parse(arg, data="photo", batch=256, steps=1200)
+    a = c.parse(arg, data="photo", batch=256, steps=1100)
     return c.make(
         steps=a.steps,
         batch=a.batch,
