@@ -78,6 +78,7 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
     lead = jax.process_index() == 0
     say = print if lead else lambda *_: None
     source = sources.open(built.data.source, built.data.train)
+    frozen = {name: trees.sha256(weights) for name, weights in built.method.weights().items()}  # not a tokenizer? said here
 
     # ---------------------------------------------------------------------------------------------- state: fresh or resumed
     killed = held.enter_context(faults.lock(workdir)) if lead else ""
@@ -85,14 +86,13 @@ def _train(config, workdir, folder, held, profile, allow_changes, peer_timeout):
         say(f"{workdir} was left by {killed}, which did not end by itself")
     checkpoints = checkpoint.Checkpoints(folder, **vars(built.checkpoint))
     first = checkpoints.latest() or 0
-    stored, about = configs.to_dict(config), {"data": source.fingerprint, "examples": len(source)}
-    about["frozen"] = {name: trees.sha256(weights) for name, weights in built.method.weights().items()}
+    stored, about = configs.to_dict(config), {"data": source.fingerprint, "examples": len(source), "frozen": frozen}
     if first:
         changes = configs.differences(checkpoints.config(first), stored)
         if checkpoints.info(first).get("data", source.fingerprint) != source.fingerprint:
             changes.append(f"the data: {source.name} does not hold the records that the run began with")
-        if checkpoints.info(first).get("frozen", about["frozen"]) != about["frozen"]:
-            changes.append(f"{', '.join(about['frozen'])}: not the weights that the run began with")
+        if checkpoints.info(first).get("frozen", frozen) != frozen:
+            changes.append(f"{', '.join(frozen)}: not the weights that the run began with")
         if changes and not allow_changes:
             raise UserError(
                 f"{checkpoints.directory} is at step {first} of another run: {'; '.join(changes)}. Nothing was touched; use another "
