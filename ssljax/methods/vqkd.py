@@ -62,6 +62,11 @@ class VQKD(Method):
         z, _ = self._z(params, extra, images, False)
         return losses.cosines(z, extra["codebook"]).argmax(-1).astype(jnp.int32)
 
+    def _codes(self, z):
+        """Where the codes start, as the authors' do: k-means of the first batch's patches z (B N, D), begun at patches apart."""
+        start = z[jnp.linspace(0, len(z) - 1, self.codes).astype(jnp.int32)]
+        return losses.spherical_kmeans(z, start, iterations=10, split=1 / 1024)[0]
+
     def encode(self, params, extra, batch, rng, s):
         images = batch["views"][:, 0]
         z, stats = self._z(params, extra, images, True, rng)
@@ -71,8 +76,7 @@ class VQKD(Method):
     def objective(self, params, extra, encodings, batch, s):
         z, target = encodings["z"], encodings["target"]
         flat = jax.lax.stop_gradient(z.reshape(-1, self.width))
-        some = jnp.resize(flat, (self.codes, self.width))  # the first batch's own encodings are where the codes start
-        codebook = jnp.where(s["first"] > 0, some, extra["codebook"])
+        codebook = jax.lax.cond(s["first"] > 0, lambda: self._codes(flat), lambda: extra["codebook"])
         words = losses.cosines(jax.lax.stop_gradient(z), codebook).argmax(-1)  # (B, N)
         code = codebook[words]
         x = (z + jax.lax.stop_gradient(code - z)) @ params["expand"] + params["position"]
