@@ -16,5 +16,5 @@ def get_config(arg=""):
     a = embedded.parse(arg, steps=450, codes=64)
     encoder = dict(embedded.VIT, depth=2, class_token=False, pool="gap")
     views = dict(count=1, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0)
-    method = dict(name="vqkd", encoder=encoder, codes=a.codes, width=16, decoder_depth=1, decoder_width=96, decoder_heads=4)
+    method = dict(name="vqkd", encoder=encoder, codes=a.codes, width=16, decoder_depth=1, decoder_width=96, decoder_heads=4, revive=0.2)
     return embedded.make(a, method=method, views=views, optim=dict(lr=dict(kind="cosine", peak=1e-3, warmup_steps=50), weight_decay=0.05))

@@ -27,6 +27,7 @@ class VQKD(Method):
     decoder_heads: int = arg(12, "its attention heads")
     commitment: float = arg(1.0, "weight of |z - sg(code)|^2")
     momentum: float = arg(0.99, "of the codes")
+    revive: float = arg(0.0, "a code used less than this of an even share restarts at a patch (SoundStream, Zeghidour et al. 2021)")
 
     def weights(self):
         return networks.tower_weights(self.tower)
@@ -43,7 +44,7 @@ class VQKD(Method):
         images = batch["views"][:, 0]
         encoder, stats = models.init(self.encoder, r[0], images, train=False)
         extra = {"stats": {"encoder": stats}, "frozen": networks.blank(self.weights())}
-        extra["codebook"] = networks.directions(r[1], self.codes, self.width)
+        extra |= {"codebook": networks.directions(r[1], self.codes, self.width), "use": jnp.ones(self.codes)}  # of an even share
         out = jax.eval_shape(lambda: networks.tower_patches(self.tower, extra, images, self.encoder.patch_size)).shape[-1]
         linear = lambda key, a, b: nn.initializers.xavier_uniform()(key, (a, b))  # noqa: E731
         decoder, _ = models.init(self.decoder, r[2], jnp.zeros((1, 1, self.decoder_width)), train=False)
@@ -63,9 +64,12 @@ class VQKD(Method):
         return losses.cosines(z, extra["codebook"]).argmax(-1).astype(jnp.int32)
 
     def _codes(self, z):
-        """Where the codes start, as the authors' do: k-means of the first batch's patches z (B N, D), begun at patches apart."""
-        start = z[jnp.linspace(0, len(z) - 1, self.codes).astype(jnp.int32)]
-        return losses.spherical_kmeans(z, start, iterations=10, split=1 / 1024)[0]
+        """Where the codes start, as the authors' do: k-means of the first batch's patches z (B N, D)."""
+        return losses.spherical_kmeans(z, self._apart(z), iterations=10, split=1 / 1024)[0]
+
+    def _apart(self, z):
+        """As many of the patches as there are codes, evenly from all of the batch."""
+        return z[jnp.linspace(0, len(z) - 1, self.codes).astype(jnp.int32)]
 
     def encode(self, params, extra, batch, rng, s):
         images = batch["views"][:, 0]
@@ -86,5 +90,8 @@ class VQKD(Method):
         counts = jnp.zeros(self.codes).at[words.reshape(-1)].add(1.0)
         sums = jnp.zeros_like(codebook).at[words.reshape(-1)].add(flat)
         moved = losses.normalise(self.momentum * codebook + (1 - self.momentum) * losses.normalise(sums))
-        extra = {**extra, "codebook": jnp.where(counts[:, None] > 0, moved, codebook)}
+        codebook = jnp.where(counts[:, None] > 0, moved, codebook)
+        use = self.momentum * extra["use"] + (1 - self.momentum) * counts * self.codes / len(flat)
+        dead = use < self.revive
+        extra = {**extra, "codebook": jnp.where(dead[:, None], self._apart(flat), codebook), "use": jnp.where(dead, 1.0, use)}
         return loss, (extra, {"target_cosine": cosine, "codebook_use": (counts > 0).mean()})
