@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from ssljax import losses, models, networks, schedules
+from ssljax.errors import UserError
 from ssljax.fields import arg, module
 from ssljax.method import Method
 
@@ -18,12 +19,15 @@ class Data2Vec(Method):
     mask_ratio: float = arg(0.6, "share of the patches that is masked")
     least: int = arg(16, "patches of the smallest masked block")
     top_layers: int = arg(6, "so many of the teacher's last blocks are averaged")
+    target: str = arg("block", "of a block: its end, or mlp, what its MLP gives before it is added (section 3.3)")
     beta: float = arg(2.0, "where smooth L1 turns from square to line")
     ema: float = arg(0.9998, "teacher momentum at the start")
     ema_final: float = arg(0.9998, "teacher momentum from ema_steps on")
     ema_steps: int = arg(0, "steps in which it rises in a line; 0: the whole run")
 
     def schedules(self, run):
+        if self.target not in ("block", "mlp"):
+            raise UserError(f"config.method.target={self.target!r}: expected block or mlp")
         steps = self.ema_steps or run.steps
         return {"ema": schedules.linear(self.ema, self.ema_final, min(steps, run.steps))}
 
@@ -44,7 +48,7 @@ class Data2Vec(Method):
         images, size = batch["views"][:, 0], self.encoder.patch_size
         count = (images.shape[1] // size) * (images.shape[2] // size)
         mask = networks.masks("block", r[0], images, size, masked=round(self.mask_ratio * count), least=self.least)["mask"]  # (B, N)
-        teacher, _ = models.apply(self.encoder, extra["teacher"]["encoder"], {}, images, train=False, layers=True)
+        teacher, _ = models.apply(self.encoder, extra["teacher"]["encoder"], {}, images, train=False, layers=self.target)
         h, _ = models.apply(self.encoder, params["encoder"], {}, images, train=True, rng=r[1], mask=mask > 0)
         prediction, _ = models.apply(self.head, params["head"], {}, h["patches"], train=True)  # (B, N, D)
         layers = teacher["layers"][-self.top_layers :, :, -count:]  # (K, B, N, D)

@@ -46,6 +46,7 @@ class TextTransformer(Stack):
     @nn.compact
     def __call__(self, ids, *, train, valid=None, memory=None, layers=False, at=None):
         """valid: bool, tokens that others may look at, (B, T), or which may look at which, (B, T, T); None: all.
+        layers: add "layers" (depth, B, T, D), as `Transformer` gives them.
         memory: (B, M, C), what cross-attention looks at. at: int32 scalar, for writing: ids (B, 1) is the token at this place, earlier ones
         are in the collection "cache" (see decode.py)."""
         init = nn.initializers.normal(0.02)
@@ -67,7 +68,7 @@ class TextTransformer(Stack):
         context = Context(mask=mask, memory=memory)
         decode = 0 if at is None else self.length
         stack = self.transformer(causal=self.causal, cross=self.cross, decode=decode, last_norm=self.last_norm == "tokens")
-        x, each = stack(x, train=train, context=context, layers=True)
+        x, each = stack(x, train=train, context=context, layers=layers or True)
         pooled = x[:, -1] if appended else self._pool(x, ids)
         pooled = self.layer_norm("pool_norm")(pooled) if self.last_norm == "pooled" else pooled
         x = x[:, :-1] if appended else x

@@ -217,7 +217,7 @@ class Block(nn.Module):
     relative: int = 0
     decode: int = 0
     train: bool = False
-    keep_layers: bool = False
+    keep_layers: Any = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -240,15 +240,17 @@ class Block(nn.Module):
         if self.cross and context.memory is not None:
             other = Attention(self.heads, **attention, name="cross")
             x = branch(x, "_cross", lambda y: other(y, Context(memory=context.memory, memory_mask=context.memory_mask)))
-        x = branch(x, 2, MLP(self.mlp_dim, self.activation, self.dtype, self.gated, name="mlp"))
+        mlp, kept = MLP(self.mlp_dim, self.activation, self.dtype, self.gated, name="mlp"), {}
+        x = branch(x, 2, lambda y: kept.setdefault("mlp", mlp(y)))
         x = models.constrain_batch(x)
-        return x, (x if self.keep_layers else None)
+        return x, kept.get(self.keep_layers, x if self.keep_layers else None)
 
 
 class Transformer(nn.Module):
     """`depth` blocks and, with `last_norm`, a final LayerNorm. Parameters: blocks/... (depth, ...), norm/... . (B, N, D) -> (B, N, D).
 
-    Called with layers=True it returns (tokens, (depth, B, N, D)), the second what each block gave, before the final LayerNorm.
+    Called with layers=True (or "block") it returns (tokens, (depth, B, N, D)), the second what each block gave, before the final LayerNorm; with
+    layers="mlp" what each block's MLP gave, before it is added.
     """
 
     depth: int

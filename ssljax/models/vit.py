@@ -113,7 +113,7 @@ class ViT(Stack):
     @nn.compact
     def __call__(self, images, *, train, keep=None, mask=None, layers=False):
         """keep: int (B, n), indices of the patches to encode (MAE). mask: bool (B, N), patches replaced by the mask token.
-        layers: add "layers" (depth, B, P + n, D), the tokens behind each block."""
+        layers: add "layers" (depth, B, P + n, D), the tokens behind each block; "mlp": what its MLP added to them."""
         x, grid = self._patches(images)  # (B, N, D)
         if mask is not None or (self.mask_token and self.is_initializing()):
             token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
@@ -131,7 +131,7 @@ class ViT(Stack):
 
         context, relative = self._relations(grid, count, keep)
         last = self.last_norm in ("tokens", "both")
-        x, each = self.transformer(last_norm=last, relative=relative)(x, train=train, context=context, layers=True)
+        x, each = self.transformer(last_norm=last, relative=relative)(x, train=train, context=context, layers=layers or True)
 
         outputs = {"tokens": x, "patches": x[:, count:]} | ({"layers": each} if layers else {})
         if self.class_token:

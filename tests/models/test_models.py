@@ -144,6 +144,17 @@ def test_a_causal_text_tower_reads_up_to_the_token_and_a_bidirectional_one_all()
         assert np.allclose(tokens[0, :3], tokens[1, :3], atol=1e-6) == causal
 
 
+def test_layers_of_the_mlp_are_what_it_adds():
+    module = vit.ViT(image_size=8, patch_size=4, width=16, depth=3, heads=2, mlp_dim=32)
+    x = jax.random.normal(jax.random.PRNGKey(0), (2, 8, 8, 3))
+    params, _ = models.init(module, jax.random.PRNGKey(1), x, train=False)
+    blocks = params["transformer"]["blocks"]
+    blocks["attn"]["proj"] = jax.tree.map(jnp.zeros_like, blocks["attn"]["proj"])  # a block is then x + MLP(LN(x))
+    ends, added = (models.apply(module, params, {}, x, train=False, layers=layers)[0]["layers"] for layers in (True, "mlp"))
+    np.testing.assert_allclose(np.diff(ends, axis=0), added[1:], atol=1e-5)
+    assert np.abs(added).max() > 0.1
+
+
 def test_prototypes_are_cosines():
     module = heads.DINOHead(hidden=16, bottleneck=8, out=12)
     x = jax.random.normal(jax.random.PRNGKey(0), (4, 10))
