@@ -249,8 +249,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """`depth` blocks and, with `last_norm`, a final LayerNorm. Parameters: blocks/... (depth, ...), norm/... . (B, N, D) -> (B, N, D).
 
-    Called with layers=True (or "block") it returns (tokens, (depth, B, N, D)), the second what each block gave, before the final LayerNorm; with
-    layers="mlp" what each block's MLP gave, before it is added.
+    Called with layers=True (or "block") it returns (tokens, (depth, B, N, D)), the second what each block gave, before the final
+    LayerNorm; with layers="mlp" what each block's MLP gave, before it is added.
     """
 
     depth: int
