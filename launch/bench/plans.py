@@ -45,7 +45,6 @@ def paper_configs():
 
 def measure(path):
     """Row of one config: the plan for the first pod that fits, or for the last one."""
-    row, tried = {}, []
     for pod in OWN.get(path.stem, PODS):
         started = time.monotonic()
         command = [sys.executable, "-m", "ssljax.plan", "--config", f"configs/{path.name}", "--topology", pod, "--json"]
@@ -58,11 +57,10 @@ def measure(path):
                 row |= json.loads(done.stdout.splitlines()[-1])
         except subprocess.TimeoutExpired:
             row["error"] = f"not done after {FLAGS.limit} s"
-        tried.append(pod)
-        row |= {"plan_seconds": round(time.monotonic() - started, 1)}
+        row |= {"plan_seconds": round(time.monotonic() - started, 1), "commit": commit()}
         if row["fits"]:
             break
-    return row | {"tried": tried, "commit": commit()}
+    return row
 
 
 def line(row):
@@ -94,9 +92,9 @@ def main(argv):
             path = ROOT / "configs" / file
             path.write_text(with_line(path.read_text(), line(row)))
         return
-    table = []
+    table, done = [], {} if FLAGS.again else kept(FLAGS.out)
     for path in paper_configs():
-        if FLAGS.only in path.stem and (FLAGS.again or path.name not in kept(FLAGS.out)):
+        if FLAGS.only in path.stem and path.name not in done:
             table.append(measure(path))
             keep(table[-1:], FLAGS.out)
             print(f"{path.name}: {table[-1].get('error') or line(table[-1])}", file=sys.stderr, flush=True)
