@@ -9,9 +9,9 @@ from ssljax.errors import UserError
 _FLAX = ("parent", "name")  # fields that Flax adds to every module
 
 
-def arg(default, help):
-    """A dataclass field with a default and one line of help, which `--help` prints."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def arg(default, help, one_of=()):
+    """A dataclass field with a default and one line of help, which `--help` prints. one_of: the only values that a config may give it."""
+    return dataclasses.field(default=default, metadata={"help": help, "one_of": tuple(one_of)})
 
 
 def module(help, **spec):
@@ -51,7 +51,7 @@ def expand(cls, spec, where):
 
 
 def build(cls, spec, where):
-    """dict of fields -> instance of `cls`, nested modules built. Raises UserError for unknown keys and wrong types."""
+    """dict of fields -> instance of `cls`, nested modules built. Raises UserError for unknown keys, wrong types, values not of `one_of`."""
     known = fields(cls)
     check_keys(spec if isinstance(spec, dict) else None, known, where, cls.__name__)
     hints = typing.get_type_hints(cls)
@@ -66,6 +66,9 @@ def build(cls, spec, where):
             values[name] = build(_module_class(value["name"], f"{where}.{name}"), _unnamed(value), f"{where}.{name}")
         else:
             values[name] = _typed(value, hints.get(name), f"{where}.{name}")
+            allowed = known[name].metadata.get("one_of")
+            if allowed and values[name] not in allowed:
+                raise UserError(f"config.{where}.{name}={value!r}: expected one of {', '.join(map(str, allowed))}")
     return cls(**values)
 
 

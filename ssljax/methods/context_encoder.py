@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import models, networks
-from ssljax.errors import UserError
 from ssljax.fields import arg, module
 from ssljax.method import Method
 from ssljax.optim import Rule
@@ -22,7 +21,7 @@ class ContextEncoder(Method):
     encoder: nn.Module = module("the encoder whose features are kept", name="resnet")
     decoder: nn.Module = module("from the pooled vector to the picture, thrown away afterwards", name="image_decoder")
     discriminator: nn.Module = module("real or filled", name="resnet", stages=(1, 1), bottleneck=False, width=16, stem="small", out=1)
-    masks: str = arg("central", "where the hole is: central (half of each side), block (several random squares) or region (any shape)")
+    masks: str = arg("central", "where the hole is: half of each side, several squares, or any shape", ("central", "block", "region"))
     adversarial: float = arg(0.0, "weight of the adversarial loss; 0: none, and the discriminator rests. The paper: 0.001 to 0.999")
 
     @property
@@ -54,10 +53,9 @@ class ContextEncoder(Method):
             inside = lambda x, start: (x >= start) & (x < start + side)  # noqa: E731
             hole = inside(row[None, None, :, :, None], at[0]) & inside(column[None, None, None, :, None], at[1])
             return hole.any(0).astype(jnp.float32)
-        if self.masks == "region":  # a quarter of the picture, bounded by a smooth random field
-            field = jax.image.resize(jax.random.normal(rng, (batch, 4, 4, 1)), (batch, height, width, 1), "cubic")
-            return (field > jnp.quantile(field, 0.75, axis=(1, 2), keepdims=True)).astype(jnp.float32)
-        raise UserError(f"config.method.masks={self.masks!r}: expected central, block or region")
+        # region: a quarter of the picture, bounded by a smooth random field
+        field = jax.image.resize(jax.random.normal(rng, (batch, 4, 4, 1)), (batch, height, width, 1), "cubic")
+        return (field > jnp.quantile(field, 0.75, axis=(1, 2), keepdims=True)).astype(jnp.float32)
 
     def encode(self, params, extra, batch, rng, s):
         r = jax.random.split(rng)

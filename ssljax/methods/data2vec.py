@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 
 from ssljax import losses, models, networks, schedules
-from ssljax.errors import UserError
 from ssljax.fields import arg, module
 from ssljax.method import Method
 
@@ -19,15 +18,13 @@ class Data2Vec(Method):
     mask_ratio: float = arg(0.6, "share of the patches that is masked")
     least: int = arg(16, "patches of the smallest masked block")
     top_layers: int = arg(6, "so many of the teacher's last blocks are averaged")
-    target: str = arg("block", "of a block: its end, or mlp, what its MLP gives before it is added (section 3.3)")
+    target: str = arg("block", "of a block: its end, or mlp, what its MLP gives before it is added (section 3.3)", ("block", "mlp"))
     beta: float = arg(2.0, "where smooth L1 turns from square to line")
     ema: float = arg(0.9998, "teacher momentum at the start")
     ema_final: float = arg(0.9998, "teacher momentum from ema_steps on")
     ema_steps: int = arg(0, "steps in which it rises in a line; 0: the whole run")
 
     def schedules(self, run):
-        if self.target not in ("block", "mlp"):
-            raise UserError(f"config.method.target={self.target!r}: expected block or mlp")
         steps = self.ema_steps or run.steps
         return {"ema": schedules.linear(self.ema, self.ema_final, min(steps, run.steps))}
 

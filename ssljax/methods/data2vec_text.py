@@ -20,6 +20,7 @@ class Data2VecText(Method):
     text: nn.Module = module("the encoder", name="text", norm="post", first_norm=True, last_norm="none", pool="first")
     mask_ratio: float = arg(0.15, "share of the tokens that is predicted")
     top_layers: int = arg(10, "so many of the teacher's last blocks are averaged")
+    target: str = arg("mlp", "of a block: its end, or mlp, what its MLP gives before it is added (section 3.3)", ("block", "mlp"))
     beta: float = arg(4.0, "where smooth L1 turns from square to line")
     ema: float = arg(0.999, "teacher momentum at the start")
     ema_final: float = arg(0.9999, "teacher momentum from ema_steps on")
@@ -46,7 +47,7 @@ class Data2VecText(Method):
     def encode(self, params, extra, batch, rng, s):
         r, ids = jax.random.split(rng), batch["text"]
         read, mask = networks.masked_words(r[0], ids, self.mask_ratio, self.text.vocab_size)
-        teacher, _ = models.apply(self.text, extra["teacher"]["text"], {}, ids, train=False, valid=ids != 0, layers=True)
+        teacher, _ = models.apply(self.text, extra["teacher"]["text"], {}, ids, train=False, valid=ids != 0, layers=self.target)
         h, _ = models.apply(self.text, params["text"], {}, read, train=True, rng=r[1], valid=ids != 0)
         prediction, _ = models.apply(self.head, params["head"], {}, h["tokens"], train=True)  # (B, T, D)
         return {"prediction": prediction, "target": losses.data2vec_target(teacher["layers"][-self.top_layers :]), "mask": mask}, extra

@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssljax import losses, models, networks
-from ssljax.errors import UserError
 from ssljax.fields import arg, module
 from ssljax.method import Method
 
@@ -33,16 +32,12 @@ class Metric(Method):
 
     encoder: nn.Module = module("the encoder whose features are kept", name="resnet")
     projector: nn.Module = module("head in front of the loss; the papers' is linear", name="mlp", out=128, layers=1)
-    loss_name: str = arg("multi_similarity", ", ".join(LOSSES))
+    loss_name: str = arg("multi_similarity", ", ".join(LOSSES), one_of=LOSSES)
     margin: float = arg(0.5, "margin of contrastive, triplet and lifted_structure")
     temperature: float = arg(0.1, "temperature of n_pair, nca and soft_nearest_neighbour")
     alpha: float = arg(2.0, "multi_similarity: sharpness towards positives")
     beta: float = arg(50.0, "multi_similarity: sharpness towards negatives")
     base: float = arg(0.5, "multi_similarity: the similarity around which pairs are weighed")
-
-    def __post_init__(self):
-        if self.loss_name not in LOSSES:
-            raise UserError(f"config.method.loss_name={self.loss_name!r}: expected one of {', '.join(LOSSES)}")
 
     def encode(self, params, extra, batch, rng, s):
         out, stats = networks.forward(self.parts, params, extra["stats"], batch["views"], rng=rng)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssljax import config as configs
 from ssljax import losses, method, models, networks
 from ssljax.augment import geometry, mixing
 from ssljax.errors import UserError
@@ -139,5 +140,7 @@ def test_every_metric_loss_draws_classes_apart(name):
 
 
 def test_an_unknown_metric_loss_is_named():
+    config = configs.load("configs/metric_resnet_scenes.py")
+    config.method.loss_name = "tripet"
     with pytest.raises(UserError, match="config.method.loss_name='tripet'.*triplet"):
-        metric.Metric(encoder=None, projector=None, loss_name="tripet")
+        configs.build(config)
