@@ -21,6 +21,7 @@ class Data2VecText(Method):
     mask_ratio: float = arg(0.15, "share of the tokens that is predicted")
     top_layers: int = arg(10, "so many of the teacher's last blocks are averaged")
     target: str = arg("mlp", "of a block: its end, or mlp, what its MLP gives before it is added (section 3.3)", ("block", "mlp"))
+    target_norms: tuple = arg(("layer",), "what a block's targets go through before their mean: layer, instance, batch, in this order")
     beta: float = arg(4.0, "where smooth L1 turns from square to line")
     ema: float = arg(0.999, "teacher momentum at the start")
     ema_final: float = arg(0.9999, "teacher momentum from ema_steps on")
@@ -50,7 +51,8 @@ class Data2VecText(Method):
         teacher, _ = models.apply(self.text, extra["teacher"]["text"], {}, ids, train=False, valid=ids != 0, layers=self.target)
         h, _ = models.apply(self.text, params["text"], {}, read, train=True, rng=r[1], valid=ids != 0)
         prediction, _ = models.apply(self.head, params["head"], {}, h["tokens"], train=True)  # (B, T, D)
-        return {"prediction": prediction, "target": losses.data2vec_target(teacher["layers"][-self.top_layers :]), "mask": mask}, extra
+        target = losses.data2vec_target(teacher["layers"][-self.top_layers :], norms=self.target_norms)
+        return {"prediction": prediction, "target": target, "mask": mask}, extra
 
     def objective(self, params, extra, encodings, batch, s):
         target = encodings["target"]
