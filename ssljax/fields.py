@@ -14,6 +14,11 @@ def arg(default, help, one_of=()):
     return dataclasses.field(default=default, metadata={"help": help, "one_of": tuple(one_of)})
 
 
+def dtype():
+    """The field of a model that names what it computes in."""
+    return arg("float32", "compute dtype: float32 or bfloat16; parameters and statistics are float32", one_of=("float32", "bfloat16"))
+
+
 def module(help, **spec):
     """A field that holds a Flax module, given in a config as {"name": ..., its fields}. `spec` is the default."""
     return dataclasses.field(default=None, metadata={"help": help, "module": spec})

@@ -76,6 +76,8 @@ def test_an_override_that_cannot_be_is_named(key, text, says):
     [
         (dict(method=dict(name="simclr", temprature=1.0)), "config.method.temprature.*did you mean 'temperature'"),
         (dict(method=dict(name="simclr", encoder=dict(name="resnet", widht=3))), "config.method.encoder.widht"),
+        (dict(method=dict(name="simclr", encoder=dict(name="resnet", dtype="bf16"))), "config.method.encoder.dtype='bf16'.*bfloat16"),
+        (dict(method=dict(name="mae", encoder=dict(name="vit", last_norm="token"))), "config.method.encoder.last_norm='token'.*tokens"),
         (dict(data=dict(sorce="x")), "config.data.sorce.*did you mean 'source'"),
         (dict(augment={"views": dict(cuont=2)}), "config.augment.views.cuont"),
         (dict(optim=dict(name="adamw", lr=1e-3, beta2=0.9)), "beta2"),

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ssljax.fields import arg
+from ssljax.fields import arg, dtype
 
 
 class RowContext(nn.Module):
@@ -13,7 +13,7 @@ class RowContext(nn.Module):
 
     width: int = arg(256, "channels inside a block")
     depth: int = arg(5, "number of blocks, each of which sees one row further up")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+    dtype: str = dtype()
 
     @nn.compact
     def __call__(self, x, *, train):

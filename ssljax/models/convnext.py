@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssljax.errors import UserError
-from ssljax.fields import arg
+from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch
 from ssljax.models.layers import drop_path, stage_rates
 from ssljax.models.transformer import ACTIVATIONS, REMAT, LayerScale
@@ -117,7 +117,7 @@ class ConvNeXt(nn.Module):
     out: int = arg(0, 'width of "embedding", a linear layer on the pooled vector; 0: none')
     out_bias: bool = arg(False, "a bias of that layer")
     remat: str = arg("none", "what the backward pass recomputes: none, dots, full")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+    dtype: str = dtype()
 
     @nn.compact
     def __call__(self, images, *, train):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssljax.errors import UserError
-from ssljax.fields import arg
+from ssljax.fields import arg, dtype
 from ssljax.models import positions
 from ssljax.models.layers import BatchNorm
 from ssljax.models.transformer import Context, Stack, kernel_init
@@ -61,7 +61,7 @@ class PixelShuffle(nn.Module):
     """SimMIM's decoder (Xie et al. 2021): one linear layer a patch to its pixels. (B, N, D) -> float32 (B, N, patch_size^2 * 3)."""
 
     patch_size: int = arg(16, "side of a patch, pixels")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+    dtype: str = dtype()
 
     @nn.compact
     def __call__(self, patches, *, train):
@@ -119,7 +119,7 @@ class LinearHead(nn.Module):
     """One linear layer (BEiT's to its visual tokens, BLIP's to match or not). (..., D) -> float32 (..., out)."""
 
     out: int = arg(8192, "width of the output")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+    dtype: str = dtype()
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -137,7 +137,7 @@ class ImageDecoder(nn.Module):
     size: int = arg(32, "side of the picture, pixels: 4, or the map's side, times a power of two")
     width: int = arg(128, "channels of the first map; each doubling halves them, to 16 at the least")
     out: int = arg(3, "channels of the picture")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+    dtype: str = dtype()
 
     @nn.compact
     def __call__(self, x, *, train):

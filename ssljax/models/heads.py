@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssljax.errors import UserError
-from ssljax.fields import arg
+from ssljax.fields import arg, dtype
 from ssljax.models.layers import BatchNorm
 from ssljax.models.transformer import ACTIVATIONS
 
@@ -28,7 +28,7 @@ class MLP(nn.Module):
     last_affine: str = arg("scale", "what the last norm learns: all (scale and offset), scale or none")
     bias: tuple = arg((), "biases of (hidden layers, the last one), True or False each; (): where no BatchNorm follows")
     activation: str = arg("relu", "gelu, gelu_tanh, quick_gelu, relu or silu")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16")
+    dtype: str = dtype()
 
     @nn.compact
     def __call__(self, x, *, train):
@@ -56,7 +56,7 @@ class DINOHead(nn.Module):
     norm: str = arg("none", "norm of the hidden layers: batch, layer or none")
     bias: tuple = arg((), "biases of (hidden layers, the bottleneck), True or False each; (): where no BatchNorm follows")
     gain: bool = arg(False, "a learned gain of each prototype, which starts at 1; else it is 1")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16")
+    dtype: str = dtype()
 
     @nn.compact
     def __call__(self, x, *, train):

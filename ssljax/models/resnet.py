@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssljax.errors import UserError
-from ssljax.fields import arg
+from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch
 from ssljax.models.layers import BatchNorm
 
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
     stem: str = arg("imagenet", "imagenet (7x7 stride 2 and max-pool), small (3x3 stride 2) or cifar (3x3)")
     out: int = arg(0, 'width of "embedding", a linear layer on the pooled vector; 0: none')
     out_bias: bool = arg(False, "a bias of that layer")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters and statistics are float32")
+    dtype: str = dtype()
 
     @nn.compact
     def __call__(self, images, *, train):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssljax.errors import UserError
-from ssljax.fields import arg
+from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch, positions
 from ssljax.models.layers import drop_path, stage_rates
 from ssljax.models.transformer import ACTIVATIONS, MLP, REMAT, Attention, Context, kernel_init
@@ -168,7 +168,7 @@ class Swin(nn.Module):
     activation: str = arg("gelu", "gelu, gelu_tanh, quick_gelu, relu or silu")
     qkv_bias: str = arg("all", "biases of query, key, value: all, no_key or none")
     position: str = arg("none", "positions added to the patches, beside the relative ones: none or learned")
-    resize: str = arg("bicubic", "how a learned position table of another grid is resized: see positions.RESIZES")
+    resize: str = arg("bicubic", "how a learned position table of another grid is resized", one_of=positions.RESIZES)
     ragged: str = arg("swin", "maps that windows do not tile: swin (pad, then shift) or timm (shift, then pad)")
     mask_token: bool = arg(False, "have a learned token to stand for masked patches")
     drop_path: float = arg(0.0, "stochastic depth rate of the last block, rising linearly from 0")
@@ -177,7 +177,7 @@ class Swin(nn.Module):
     out: int = arg(0, 'width of "embedding", a linear layer on the pooled vector; 0: none')
     out_bias: bool = arg(False, "a bias of that layer")
     remat: str = arg("none", "what the backward pass recomputes: none, dots, full")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+    dtype: str = dtype()
 
     @nn.compact
     def __call__(self, images, *, train, mask=None):

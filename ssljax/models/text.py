@@ -36,7 +36,11 @@ class TextTransformer(Stack):
     types: int = arg(0, "number of token types (BERT: 2), of which all tokens are the first; 0: none")
     class_token: bool = arg(False, "append a class token, which is pooled and sees what is not padding, id 0 (CoCa)")
     first_norm: bool = arg(False, "LayerNorm in front of the blocks (BERT)")
-    last_norm: str = arg("tokens", "what the LayerNorm behind the blocks takes: tokens, pooled (the pooled vector only) or none")
+    last_norm: str = arg(
+        "tokens",
+        "what the LayerNorm behind the blocks takes: tokens, pooled (the pooled vector only) or none",
+        one_of=("tokens", "pooled", "none"),
+    )
     cross: bool = arg(False, "blocks also attend to `memory`, where one is given")
     memory_width: int = arg(0, "width of that memory")
     pooler: bool = arg(False, 'add "pooler": tanh of a linear layer on the first token')

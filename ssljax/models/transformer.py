@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ssljax import models
 from ssljax.errors import UserError
-from ssljax.fields import arg
+from ssljax.fields import arg, dtype
 from ssljax.models.layers import drop_path
 
 REMAT = {
@@ -185,7 +185,7 @@ class Stack(nn.Module):
     layer_scale: float = arg(0.0, "initial LayerScale on both branches; 0: none")
     drop_path: float = arg(0.0, "stochastic depth rate of the last block, rising linearly from 0")
     remat: str = arg("none", "what the backward pass recomputes: none, dots, full")
-    dtype: str = arg("float32", "compute dtype: float32 or bfloat16; parameters are float32")
+    dtype: str = dtype()
 
     def transformer(self, name="transformer", **more):
         """The blocks, a submodule of the caller's. more: fields of Transformer beside those above."""

@@ -94,7 +94,7 @@ class ViT(Stack):
         "learned", "learned, sincos_mae, sincos_moco_v3, sincos_big_vision, sincos_1d, rope, relative, relative_shared or none"
     )
     table: tuple = arg((), "rows and columns of patches that the position table is made for; (): image_size / patch_size of each")
-    resize: str = arg("bicubic", "how a learned position table of another grid is resized: see positions.RESIZES")
+    resize: str = arg("bicubic", "how a learned position table of another grid is resized", one_of=positions.RESIZES)
     rope_theta: float = arg(100.0, "base of the rotary frequencies")
     mask_token: bool = arg(False, "have a learned token to stand for masked patches")
     patch_bias: bool = arg(True, "a bias of the patch projection")
@@ -104,7 +104,9 @@ class ViT(Stack):
     tubelet: int = arg(1, "frames of a patch of video")
     first_norm: bool = arg(False, "LayerNorm in front of the blocks (CLIP)")
     last_norm: str = arg(
-        "tokens", "what the LayerNorm behind the blocks takes: tokens, pooled (the pooled vector only), both (two of them) or none"
+        "tokens",
+        "what the LayerNorm behind the blocks takes: tokens, pooled (the pooled vector only), both (two of them) or none",
+        one_of=("tokens", "pooled", "both", "none"),
     )
     pooler: bool = arg(False, 'add "pooler": tanh of a linear layer on the class token')
     out: int = arg(0, 'width of "embedding", a linear layer on the pooled vector; 0: none')
