@@ -152,9 +152,10 @@ def rows_of(restored, evaluators, *, baselines=True, cache=None):
 def print_table(title, rows):
     """The rows on the terminal: one line a metric, one column each of raw pixels, random encoder, pretrained."""
     metrics = list(dict.fromkeys(k for row in rows for k in row if k != "features" and not k.endswith("_ci95")))
-    print(f"\n{title}\n{'':32}" + "".join(row["features"].rjust(18) for row in rows))
+    wide = max(32, *map(len, metrics))
+    print(f"\n{title}\n{'':{wide}}" + "".join(row["features"].rjust(18) for row in rows))
     for metric in metrics:
-        print(f"{metric:32}" + "".join(cell(row, metric).rjust(18) for row in rows))
+        print(f"{metric:{wide}}" + "".join(cell(row, metric).rjust(18) for row in rows))
     if any(key.endswith("_ci95") for row in rows for key in row):
         print("±: half of the 95 % interval, by bootstrap over the test examples")
 
