@@ -48,6 +48,19 @@ def test_a_sweep_is_its_members_alone():
         assert together["loss"][i] == pytest.approx(alone["loss"][0], rel=1e-5)
 
 
+def test_features_whose_variances_fall_as_a_power_converge():
+    """As learnt features' do; without the principal axes this takes some hundred evaluations more."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 2000)
+    spread = (rng.normal(size=(10, 128))[y] + 10 * rng.normal(size=(2000, 128))) / np.arange(1, 129)
+    x = (spread @ np.linalg.qr(rng.normal(size=(128, 128)))[0]).astype(np.float32)
+    probe = linear.fit(x, y, classes=10, regularisers=(1e-5, 1e-3, 1e-1), steps=80)
+    assert (probe["gradient"] <= 1e-5).all()
+    scaled = StandardScaler().fit_transform(x.astype(np.float64))
+    sk = LogisticRegression(C=1 / (1e-3 * len(x)), tol=1e-8, max_iter=5000).fit(scaled, y)
+    assert probe["loss"][1] == pytest.approx(objective(sk.coef_.T, sk.intercept_, scaled, y, 1e-3), rel=1e-5)
+
+
 def test_blocks_change_nothing(monkeypatch):
     x, y = data(203)
     whole = linear.fit(x, y, classes=5, regularisers=(1e-2,), steps=300)
