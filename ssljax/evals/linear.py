@@ -92,10 +92,11 @@ def fit(features, labels, *, classes: int, regularisers=REGULARISERS, steps: int
     x, y = (jax.device_put(a, NamedSharding(mesh, P("rows"))) for a in (x, y))
     variances, axes = np.linalg.eigh(np.asarray(_covariance(x, n), np.float64))  # rotated, |weights| is the same
     axes = axes.astype(np.float32)
+    x = _rotated(x, axes)
     w = jnp.zeros((d + 1, classes)) if start is None else jnp.concatenate([axes.T @ start[0], start[1][None]])
     order = np.argsort(-regularisers)  # strongest first
-    curvatures = np.append(np.maximum(variances, 0), 1).astype(np.float32) / classes  # of the loss at zero weights, where it is exact
-    found = _solve(mesh, rows)(w, _rotated(x, axes), y, curvatures, regularisers[order], n, steps, tolerance)
+    curvatures = np.append(np.maximum(variances, 1e-6), 1).astype(np.float32) / classes  # of the loss at zero weights, where it is exact
+    found = _solve(mesh, rows)(w, x, y, curvatures, regularisers[order], n, steps, tolerance)
     w, loss, gradient, used = (np.asarray(v)[np.argsort(order)] for v in found)
     out = {"weights": axes @ w[:, :d], "bias": w[:, d], "mean": mean, "std": std}
     return out | {"loss": loss, "gradient": gradient, "steps": used}
