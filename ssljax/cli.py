@@ -57,6 +57,7 @@ def parse(argv, values, doc, *, words=False):
     if {"--help", "-h", "-help"} & set(argv):
         print("\n".join([doc.strip(), "", "flags:", *_flag_lines(values)]))
         raise SystemExit(0)
+    values.unparse_flags()  # what an earlier call in this process was given is not this one's
     try:
         left = values(argv)
     except flags.Error as error:
