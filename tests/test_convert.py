@@ -47,7 +47,6 @@ def public(tmp_path_factory):
 def ours(public, tmp_path_factory):
     out = tmp_path_factory.mktemp("ours")
     convert.main(["convert", "--from", f"hf:{public}", "--out", str(out)])
-    convert.FLAGS.unparse_flags()
     return out
 
 

@@ -17,7 +17,6 @@ from tests.conftest import METHODS, raw_batch
 
 def run(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
-    evaluate.FLAGS.unparse_flags()
     evaluate.main(sys.argv)
 
 

@@ -94,7 +94,6 @@ def test_bad_input_is_one_line_and_exit_code_2(words, says, tmp_path, monkeypatc
     monkeypatch.setattr(jax, "devices", lambda *_: pytest.fail("a device was touched before the error"))
     argv = ["train.py", "--config", SIMCLR, "--workdir", str(tmp_path / "run"), *words]
     monkeypatch.setattr(sys, "argv", argv)
-    entry.FLAGS.unparse_flags()
     with pytest.raises(SystemExit) as stopped:
         cli.command(entry.main)
     assert stopped.value.code == 2

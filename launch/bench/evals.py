@@ -88,10 +88,10 @@ def sweep(count, rounds):
     axes = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0]
     features = ((centres[labels] + 10.0 * rng.normal(size=(count, WIDTH))) / np.arange(1, WIDTH + 1)) @ axes
     fit = lambda *regularisers, **more: linear.fit(features, labels, classes=20, regularisers=regularisers, **more)  # noqa: E731
-    sweep = lambda: fit(*linear.REGULARISERS, tolerance=linear.SWEEP_TOLERANCE)  # noqa: E731
+    choose = lambda: fit(*linear.REGULARISERS, tolerance=linear.SWEEP_TOLERANCE)  # noqa: E731
     costliest = max(linear.REGULARISERS, key=lambda r: fit(r)["steps"][0])
-    sweep()
-    times = [(seconds(sweep), seconds(lambda: fit(costliest))) for _ in range(rounds)]
+    choose()
+    times = [(seconds(choose), seconds(lambda: fit(costliest))) for _ in range(rounds)]
     ratio = statistics.median(a / b for a, b in times)
     return {
         "case": f"sweep of 12 regularisers, {count:,} x {WIDTH}, against one",

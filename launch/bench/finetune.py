@@ -39,8 +39,8 @@ def config(pretraining, share, checkpoint, seed):
     """The ConfigDict of training with labels, the encoder that of the pretraining."""
     from ssljax import embedded
 
-    first = configs.load(ROOT / "configs" / FIRST[pretraining].partition(":")[0], "data=photo")
-    encoder = first.method.encoder.to_dict() | dict(out=CLASSES, out_bias=True) | ({"pool": "gap"} if pretraining == "mae" else {})
+    file, _, argument = FIRST[pretraining].partition(":")
+    encoder = configs.load(ROOT / "configs" / file, argument).method.encoder.to_dict() | dict(out=CLASSES, out_bias=True)
     a = embedded.parse("", steps=STEPS, batch=128 if share == 1 else 64)
     lr = dict(kind="cosine", peak=PEAK[pretraining][share], warmup_steps=20)
     weak = dict(count=1, scale=(0.4, 1.0), brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, grey=0.0)

@@ -97,7 +97,8 @@ def fit(features, labels, *, classes: int, regularisers=REGULARISERS, steps: int
     order = np.argsort(-regularisers)  # strongest first
     curvatures = np.append(np.maximum(variances, 1e-6), 1).astype(np.float32) / classes  # of the loss at zero weights, where it is exact
     found = _solve(mesh, rows)(w, x, y, curvatures, regularisers[order], n, steps, tolerance)
-    w, loss, gradient, used = (np.asarray(v)[np.argsort(order)] for v in found)
+    given = np.argsort(order)
+    w, loss, gradient, used = (np.asarray(v)[given] for v in found)
     out = {"weights": axes @ w[:, :d], "bias": w[:, d], "mean": mean, "std": std}
     return out | {"loss": loss, "gradient": gradient, "steps": used}
 

@@ -282,6 +282,8 @@ class Transformer(nn.Module):
         ):
             if getattr(self, field) not in known:
                 raise UserError(f"{field}={getattr(self, field)!r}: expected one of {', '.join(known)}")
+        if layers not in (False, True, "block", "mlp"):
+            raise UserError(f"layers={layers!r}: expected False, True, block or mlp")
         block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
         stack = nn.scan(
             block,
