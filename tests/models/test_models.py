@@ -70,11 +70,11 @@ def test_patches_left_out_do_not_touch_the_rest(tiny):
 def test_rematerialisation_changes_no_gradient(tiny, remat):
     module, params, images = tiny
 
-    def gradient(module):
-        return jax.grad(lambda p: models.apply(module, p, {}, images, train=True)[0]["pooled"].std())(params)
+    def gradient(module):  # of one direction: the last norm leaves a mean or a spread of all features hardly any
+        return jax.grad(lambda p: models.apply(module, p, {}, images, train=True)[0]["pooled"][:, 0].sum())(params)
 
     for (name, g), (_, r) in zip(trees.names(gradient(module)), trees.names(gradient(module.clone(remat=remat))), strict=True):
-        np.testing.assert_allclose(r, g, rtol=1e-5, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(r, g, rtol=1e-5, atol=1e-5 * float(abs(g).max()), err_msg=name)
 
 
 def test_the_program_does_not_grow_with_depth():
