@@ -9,9 +9,7 @@ from ssljax import cli
 
 # The suite's time is the code generator's, for programs that run for milliseconds. Hence LLVM's level 0, each program in one piece, and
 # fusions by the older emitters, which halves what is left; XLA's own passes all run.
-os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 cli.fake_devices(8)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
