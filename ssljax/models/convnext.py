@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch
-from ssljax.models.layers import drop_path, stage_rates
+from ssljax.models.layers import drop_path, stage_rates, unroll
 from ssljax.models.transformer import ACTIVATIONS, REMAT, LayerScale
 
 SIZES = {
@@ -93,7 +93,8 @@ class Stage(nn.Module):
             x = nn.Conv(self.width, (2, 2), (2, 2), padding="VALID", dtype=dtype, kernel_init=_init, name="downsample")(x)
         block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
         split = {"params": True, "drop_path": True}
-        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs=split, in_axes=0, length=len(self.rates))
+        count = len(self.rates)
+        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs=split, in_axes=0, length=count, unroll=unroll(count))
         return stack(**self.block, name="blocks")(x, jnp.asarray(self.rates, jnp.float32))[0]
 
 

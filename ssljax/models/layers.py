@@ -1,4 +1,4 @@
-"""Layers that several models have: BatchNorm with torch's running statistics, stochastic depth."""
+"""Layers that several models have: BatchNorm with torch's running statistics, stochastic depth; how blocks are looped over."""
 
 import flax.linen as nn
 import jax
@@ -32,6 +32,13 @@ def drop_path(y, rate, rng):
     """Stochastic depth (Huang et al. 2016): each example's y (B, ...) is zero with probability `rate`, else divided by 1 - rate."""
     keep = jax.random.bernoulli(rng, 1.0 - rate, (y.shape[0], *[1] * (y.ndim - 1)))
     return jnp.where(keep, y / jnp.asarray(1.0 - rate, y.dtype), 0)
+
+
+def unroll(blocks):
+    """How many of a loop's blocks are laid out one after the other: one, but on several CPU devices all. XLA's CPU runtime begins what
+    follows a loop before the loop has ended: where both hold collectives, two devices can meet them in different order, and wait for
+    each other for ever."""
+    return blocks if jax.default_backend() == "cpu" and jax.device_count() > 1 else 1
 
 
 def stage_rates(last, stages):

@@ -9,7 +9,7 @@ import numpy as np
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch, positions
-from ssljax.models.layers import drop_path, stage_rates
+from ssljax.models.layers import drop_path, stage_rates, unroll
 from ssljax.models.transformer import ACTIVATIONS, MLP, REMAT, Attention, Context, kernel_init
 
 SIZES = {
@@ -146,7 +146,7 @@ class Stage(nn.Module):
             x = nn.Dense(x.shape[-1] // 2, use_bias=False, dtype=dtype, kernel_init=kernel_init, name="downsample")(x)
         block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
         depth, split = len(self.rates), {"params": True, "drop_path": True}
-        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs=split, in_axes=0, length=depth)
+        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs=split, in_axes=0, length=depth, unroll=unroll(depth))
         return stack(**self.block, name="blocks")(x, jnp.asarray(self.rates, jnp.float32), jnp.arange(depth) % 2 == 1)[0]
 
 

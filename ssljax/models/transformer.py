@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ssljax import models
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
-from ssljax.models.layers import drop_path
+from ssljax.models.layers import drop_path, unroll
 
 REMAT = {
     "none": None,
@@ -291,6 +291,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True, "drop_path": True},
             in_axes=(0, nn.broadcast),
             length=self.depth,
+            unroll=unroll(self.depth),
         )
         rates = self.drop_path * jnp.arange(self.depth) / max(self.depth - 1, 1)
         own = {
