@@ -39,8 +39,7 @@ def fake_devices(count=None):
     """Before JAX starts: `count` fake CPU devices, or what fake ones XLA_FLAGS asks for already, made safe.
 
     A collective holds a thread of every device until all have come, and XLA's pool has one a device: two at a time, or one beside a
-    parallel convolution, can wait for ever. Hence more threads, and convolutions in one. A wait of 40 seconds ends the process, which on
-    a few cores that a host shares or pauses is no sign of one that never ends: ten minutes here."""
+    parallel convolution, can wait for ever. Hence more threads, and convolutions in one."""
     xla, name = os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count="
     if count is not None:
         xla = f"{re.sub(name + r'[0-9]+', '', xla)} {name}{count}"
@@ -49,8 +48,6 @@ def fake_devices(count=None):
         os.environ.setdefault("PJRT_NPROC", str(4 * int(found[1])))
         if "xla_cpu_multi_thread_eigen" not in xla:
             xla += " --xla_cpu_multi_thread_eigen=false"
-        if "xla_cpu_collective_call_terminate" not in xla:
-            xla += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
         os.environ["XLA_FLAGS"] = xla.strip()
 
 

@@ -90,6 +90,12 @@ def room_for_programs():
             trim(0)
 
 
+@pytest.fixture
+def blocks_in_a_loop(monkeypatch):
+    """As on one device; on several CPU ones they are laid out (`layers.unroll`), and what is rematerialised there is merged again."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
 def pytest_collection_modifyitems(items):
     """Which tests run in one process, where there are several: those of a file, which share fixtures; in sweeps those of one method, which
     share its programs, or each by itself."""

@@ -87,9 +87,7 @@ def test_a_model_without_a_formula_says_so():
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_the_gradients_program_does_not_grow_with_depth(remat, monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)  # of several on a CPU it does: layers.unroll
-
+def test_the_gradients_program_does_not_grow_with_depth(remat, blocks_in_a_loop):
     def size(depth):
         module = build(vit.size("L/16", depth=depth, remat=remat))
         images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
@@ -111,8 +109,7 @@ def test_masking_three_quarters_leaves_less_than_a_third_of_the_encoder():
     assert abs(cost.flops(module, tokens=49) / part - 1) < 0.02
 
 
-def test_full_rematerialisation_quarters_the_memory_of_vit_l(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+def test_full_rematerialisation_quarters_the_memory_of_vit_l(blocks_in_a_loop):
     """Temporary bytes of the gradient at batch 64, by the compiler; nothing runs."""
 
     def temporary(remat):

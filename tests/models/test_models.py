@@ -67,7 +67,7 @@ def test_patches_left_out_do_not_touch_the_rest(tiny):
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
-def test_rematerialisation_changes_no_gradient(tiny, remat):
+def test_rematerialisation_changes_no_gradient(tiny, remat, blocks_in_a_loop):
     module, params, images = tiny
 
     def gradient(module):  # of one direction: the last norm leaves a mean or a spread of all features hardly any
@@ -77,9 +77,7 @@ def test_rematerialisation_changes_no_gradient(tiny, remat):
         np.testing.assert_allclose(r, g, rtol=1e-5, atol=1e-5 * float(abs(g).max()), err_msg=name)
 
 
-def test_the_program_does_not_grow_with_depth(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)  # of several on a CPU it does: layers.unroll
-
+def test_the_program_does_not_grow_with_depth(blocks_in_a_loop):
     def size(depth):
         module = build(TINY | dict(depth=depth))
         params = jax.eval_shape(lambda: models.init(module, jax.random.PRNGKey(0), jnp.zeros((1, 16, 16, 3)), train=False)[0])
