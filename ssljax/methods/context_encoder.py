@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from ssljax import models, networks
-from ssljax.errors import UserError
 from ssljax.fields import arg, module
 from ssljax.method import Method
 from ssljax.optim import Rule
@@ -54,10 +53,9 @@ class ContextEncoder(Method):
             inside = lambda x, start: (x >= start) & (x < start + side)  # noqa: E731
             hole = inside(row[None, None, :, :, None], at[0]) & inside(column[None, None, None, :, None], at[1])
             return hole.any(0).astype(jnp.float32)
-        if self.masks == "region":  # a quarter of the picture, bounded by a smooth random field
-            field = jax.image.resize(jax.random.normal(rng, (batch, 4, 4, 1)), (batch, height, width, 1), "cubic")
-            return (field > jnp.quantile(field, 0.75, axis=(1, 2), keepdims=True)).astype(jnp.float32)
-        raise UserError(f"config.method.masks={self.masks!r}: expected central, block or region")
+        # region: a quarter of the picture, bounded by a smooth random field
+        field = jax.image.resize(jax.random.normal(rng, (batch, 4, 4, 1)), (batch, height, width, 1), "cubic")
+        return (field > jnp.quantile(field, 0.75, axis=(1, 2), keepdims=True)).astype(jnp.float32)
 
     def encode(self, params, extra, batch, rng, s):
         r = jax.random.split(rng)
