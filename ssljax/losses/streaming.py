@@ -198,16 +198,20 @@ def _blockwise_half(block, own, rows, kept):
     above = [(i, j) for i in range(blocks.count) for j in range(i + 1, blocks.count)]
     if not above:
         return rows, (out_diagonal, None)
-    above = jnp.asarray(above, jnp.int32)
+    first, second = jnp.asarray(above, jnp.int32).T
+    following = jnp.append(first[1:], first[-1])
 
-    def pair(rows, k, kept):
-        i, j = above[k, 0], above[k, 1]
-        a, b, row, column = blocks.take(own, i), blocks.take(own, j), blocks.take(rows, i), blocks.take(rows, j)
+    def pair(carry, k, kept):
+        rows, row = carry  # row: block i of rows. Read out of them here, beside block j, it would make XLA copy them all at each step.
+        i, j = first[k], second[k]
+        a, b, column = blocks.take(own, i), blocks.take(own, j), blocks.take(rows, j)
         row, column, out = block(a, b, row, column, _fresh(blocks, blocks, i, j), kept)
         # The later block first: of rows that both hold, only the earlier one's are up to date.
-        return blocks.put(blocks.put(rows, column, j), row, i), out
+        rows = blocks.put(blocks.put(rows, column, j), row, i)
+        row = jax.tree.map(lambda new, old: jnp.where(following[k] == i, old, new), blocks.take(rows, following[k]), row)
+        return (rows, row), out
 
-    rows, out_pairs = _loop(pair, rows, len(above), kept_pairs)
+    (rows, _), out_pairs = _loop(pair, (rows, blocks.take(rows, first[0])), len(above), kept_pairs)
     return rows, (out_diagonal, out_pairs)
 
 
