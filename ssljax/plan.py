@@ -38,7 +38,6 @@ CHIPS = {
 }  # fmt: skip
 GPUS = ("a100", "h100", "h200", "b200")
 RESERVED = 0.03  # of a chip's HBM, which the runtime keeps
-REMAT = ("none", "dots", "full")
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -304,13 +303,16 @@ def _bytes(shape):
 
 def search(config, topology, say):
     """The plan with the least recomputation, then the largest batch, that fits; says why at each step."""
+    from ssljax.models.layers import REMAT
+
     found = plan(config, topology)
     say(found)
+    policies = list(REMAT)
     towers = [tower for tower in ("encoder", "text", "decoder") if tower in config.method and "remat" in config.method[tower]]
-    for policy in REMAT[1:]:
+    for policy in policies[1:]:
         if found["fits"] or not towers:
             break
-        if all(REMAT.index(config.method[tower].remat) >= REMAT.index(policy) for tower in towers):
+        if all(policies.index(config.method[tower].remat) >= policies.index(policy) for tower in towers):
             continue
         for tower in towers:
             config.method[tower].remat = policy

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssljax.fields import arg
-from ssljax.models.layers import unroll
-from ssljax.models.transformer import MLP, REMAT, Attention, Block, Context, Stack, kernel_init
+from ssljax.models.layers import stacked
+from ssljax.models.transformer import MLP, Attention, Block, Context, Stack, kernel_init
 
 
 class CrossBlock(nn.Module):
@@ -61,9 +61,7 @@ class CaptionDecoder(Stack):
     def __call__(self, tokens, memory, *, train, decode=0):
         """decode: for writing, the tokens a text may get: tokens (B, 1, D) is the next one, earlier ones are in the collection "cache"."""
         del train  # no dropout: the same function in training and evaluation
-        block = Pair if self.remat == "none" else nn.remat(Pair, policy=REMAT[self.remat], prevent_cse=False)
-        axes = dict(variable_axes={"params": 0, "cache": 0}, split_rngs={"params": True}, in_axes=nn.broadcast)
-        stack = nn.scan(block, **axes, length=self.depth, unroll=unroll(self.depth))
+        stack = stacked(Pair, self.depth, self.remat, in_axes=nn.broadcast, collections=("cache",))
         fields = (self.heads, self.mlp_dim, self.cross_mlp_dim, self.activation, self.norm_eps, self.causal, decode)
         x, _ = stack(*fields, jnp.dtype(self.dtype), name="blocks")(tokens.astype(self.dtype), memory)
         x = self.layer_norm("norm")(x)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch
-from ssljax.models.layers import drop_path, stage_rates, unroll
-from ssljax.models.transformer import ACTIVATIONS, REMAT, LayerScale
+from ssljax.models.layers import REMAT, drop_path, stacked, stage_rates
+from ssljax.models.transformer import ACTIVATIONS, LayerScale
 
 SIZES = {
     "atto": dict(stages=(2, 2, 6, 2), widths=(40, 80, 160, 320)),
@@ -91,10 +91,7 @@ class Stage(nn.Module):
         if self.downsample:
             x = nn.LayerNorm(epsilon=self.block["norm_eps"], dtype=dtype, name="norm")(x)
             x = nn.Conv(self.width, (2, 2), (2, 2), padding="VALID", dtype=dtype, kernel_init=_init, name="downsample")(x)
-        block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
-        split = {"params": True, "drop_path": True}
-        count = len(self.rates)
-        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs=split, in_axes=0, length=count, unroll=unroll(count))
+        stack = stacked(Block, len(self.rates), self.remat)
         return stack(**self.block, name="blocks")(x, jnp.asarray(self.rates, jnp.float32))[0]
 
 

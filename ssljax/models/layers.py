@@ -5,6 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+REMAT = {
+    "none": None,  # keeps everything
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps weight matmuls, recomputes attention
+    "full": jax.checkpoint_policies.nothing_saveable,  # keeps the input of a block only
+}
+
 
 class BatchNorm(nn.BatchNorm):
     """BatchNorm (Ioffe and Szegedy 2015) whose running statistics are those of torch. (..., C) -> (..., C).
@@ -34,11 +40,24 @@ def drop_path(y, rate, rng):
     return jnp.where(keep, y / jnp.asarray(1.0 - rate, y.dtype), 0)
 
 
-def unroll(blocks):
-    """How many of a loop's blocks are laid out one after the other: one, but on several CPU devices all. XLA's CPU runtime begins what
-    follows a loop before the loop has ended: where both hold collectives, two devices can meet them in different order, and wait for
-    each other for ever."""
-    return blocks if jax.default_backend() == "cpu" and jax.device_count() > 1 else 1
+def stacked(block, depth, remat, *, in_axes=0, collections=()):
+    """The module `depth` blocks, one after the other: parameters, and what else is in `collections`, stacked along a first axis of length
+    depth. remat: a key of REMAT. in_axes: of what a block is called with beside its carry, as for `flax.linen.scan`.
+
+    A loop, so that the program does not grow with depth; on several CPU devices laid out. XLA's CPU runtime begins what follows a loop
+    before the loop has ended: where both hold collectives, two devices can meet them in different order, and wait for each other for ever.
+    """
+    laid_out = jax.default_backend() == "cpu" and jax.device_count() > 1
+    if remat != "none":  # outside a loop only prevent_cse keeps the compiler from merging what is computed again with the first time
+        block = nn.remat(block, policy=REMAT[remat], prevent_cse=laid_out)
+    return nn.scan(
+        block,
+        variable_axes={"params": 0, **dict.fromkeys(collections, 0)},
+        split_rngs={"params": True, "drop_path": True},
+        in_axes=in_axes,
+        length=depth,
+        unroll=depth if laid_out else 1,
+    )
 
 
 def stage_rates(last, stages):

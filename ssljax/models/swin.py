@@ -9,8 +9,8 @@ import numpy as np
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch, positions
-from ssljax.models.layers import drop_path, stage_rates, unroll
-from ssljax.models.transformer import ACTIVATIONS, MLP, REMAT, Attention, Context, kernel_init
+from ssljax.models.layers import REMAT, drop_path, stacked, stage_rates
+from ssljax.models.transformer import ACTIVATIONS, MLP, Attention, Context, kernel_init
 
 SIZES = {
     "T": dict(width=96, stages=(2, 2, 6, 2), heads=(3, 6, 12, 24)),
@@ -144,9 +144,8 @@ class Stage(nn.Module):
             x = jnp.concatenate([x[:, row::2, column::2] for column in range(2) for row in range(2)], axis=-1)
             x = nn.LayerNorm(epsilon=self.merge_norm_eps, dtype=dtype, name="norm")(x)
             x = nn.Dense(x.shape[-1] // 2, use_bias=False, dtype=dtype, kernel_init=kernel_init, name="downsample")(x)
-        block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
-        depth, split = len(self.rates), {"params": True, "drop_path": True}
-        stack = nn.scan(block, variable_axes={"params": 0}, split_rngs=split, in_axes=0, length=depth, unroll=unroll(depth))
+        depth = len(self.rates)
+        stack = stacked(Block, depth, self.remat)
         return stack(**self.block, name="blocks")(x, jnp.asarray(self.rates, jnp.float32), jnp.arange(depth) % 2 == 1)[0]
 
 

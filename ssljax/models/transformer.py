@@ -13,13 +13,8 @@ import jax.numpy as jnp
 from ssljax import models
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
-from ssljax.models.layers import drop_path, unroll
+from ssljax.models.layers import REMAT, drop_path, stacked
 
-REMAT = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps weight matmuls, recomputes attention
-    "full": jax.checkpoint_policies.nothing_saveable,  # keeps the input of a block only
-}
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
@@ -284,15 +279,7 @@ class Transformer(nn.Module):
                 raise UserError(f"{field}={getattr(self, field)!r}: expected one of {', '.join(known)}")
         if layers not in (False, True, "block", "mlp"):
             raise UserError(f"layers={layers!r}: expected False, True, block or mlp")
-        block = Block if self.remat == "none" else nn.remat(Block, policy=REMAT[self.remat], prevent_cse=False)
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0, "cache": 0, "intermediates": 0},
-            split_rngs={"params": True, "drop_path": True},
-            in_axes=(0, nn.broadcast),
-            length=self.depth,
-            unroll=unroll(self.depth),
-        )
+        stack = stacked(Block, self.depth, self.remat, in_axes=(0, nn.broadcast), collections=("cache", "intermediates"))
         rates = self.drop_path * jnp.arange(self.depth) / max(self.depth - 1, 1)
         own = {
             f: getattr(self, f) for f in Block.__dataclass_fields__ if f in Transformer.__dataclass_fields__ and f not in ("parent", "name")
