@@ -46,10 +46,11 @@ def stacked(block, depth, remat, *, in_axes=0, collections=()):
 
     A loop, so that the program does not grow with depth; on several CPU devices laid out. XLA's CPU runtime begins what follows a loop
     before the loop has ended: where both hold collectives, two devices can meet them in different order, and wait for each other for ever.
+    Laid out, recomputation saves no memory there: that compiler merges it with the first time, with or without prevent_cse.
     """
     laid_out = jax.default_backend() == "cpu" and jax.device_count() > 1
-    if remat != "none":  # outside a loop only prevent_cse keeps the compiler from merging what is computed again with the first time
-        block = nn.remat(block, policy=REMAT[remat], prevent_cse=laid_out)
+    if remat != "none":
+        block = nn.remat(block, policy=REMAT[remat], prevent_cse=False)  # which a loop does not need
     return nn.scan(
         block,
         variable_axes={"params": 0, **dict.fromkeys(collections, 0)},
