@@ -143,3 +143,18 @@ def test_slices_are_joined_by_the_data_axis_alone():
     np.testing.assert_array_equal(slices, np.repeat([0, 1], 2)[:, None, None] * np.ones((1, 2, 2)))
     with pytest.raises(UserError, match="data=1 does not divide over the 2 slices"):
         sharding.make_mesh({"data": 1, "fsdp": 8, "tensor": 2}, batch=16, devices=made)
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_an_axis_may_take_a_part_of_the_torus(slices):
+    """Eight of 4 x 4 x 4 chips are no whole axes of it; they should still be neighbours."""
+    fields = dict(platform="tpu", device_kind="TPU v5p", core_on_chip=0)
+    made = [
+        Device(id=i, slice_index=i // 64, process_index=i // 4, coords=tuple(map(int, np.unravel_index(i % 64, (4, 4, 4)))), **fields)
+        for i in range(64 * slices)
+    ]
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 8}, batch=128, devices=made)
+    assert mesh.devices.shape == (8 * slices, 8, 1) and len(set(mesh.devices.flat)) == 64 * slices
+    for group in mesh.devices[:, :, 0]:
+        places = np.array([device.coords for device in group])
+        assert np.prod(np.ptp(places, axis=0) + 1) == 8 and len({device.slice_index for device in group}) == 1
