@@ -62,6 +62,12 @@ def mae_target(images, *, patch_size, norm_pix_loss):
     return (target - mean) / jnp.sqrt(variance + 1e-6)
 
 
+def masked_squared_error(prediction, target, mask):
+    """Mean over the masked tokens of mean_k (prediction_k - target_k)^2. prediction, target: (..., K). mask: (...), 1 or True = masked.
+    -> float32 scalar."""
+    return masked_mean(jnp.mean(jnp.square(prediction.astype(jnp.float32) - target), axis=-1), mask)
+
+
 def mae(pred, images, mask, *, patch_size, norm_pix_loss):
     """Mean squared error over the masked patches (MAE, He et al. 2021, section 3, "Reconstruction target").
 
@@ -70,7 +76,7 @@ def mae(pred, images, mask, *, patch_size, norm_pix_loss):
     pred: (B, N, p*p*C). images: (B, H, W, C). mask: (B, N), 1 = removed. -> float32 scalar.
     """
     target = mae_target(images, patch_size=patch_size, norm_pix_loss=norm_pix_loss)
-    return masked_mean(jnp.mean(jnp.square(pred.astype(jnp.float32) - target), axis=-1), mask)
+    return masked_squared_error(pred, target, mask)
 
 
 def video_mae_target(videos, *, patch_size, tubelet, norm_pix_loss):
@@ -95,7 +101,7 @@ def video_mae(pred, videos, mask, *, patch_size, tubelet, norm_pix_loss):
     """Mean squared error over the masked patches (VideoMAE, Tong et al. 2022, eq. 1). pred: (B, N, t*p*p*C). videos: (B, T, H, W, C).
     mask: (B, N), 1 = removed. -> float32 scalar. Raises UserError as `video_mae_target` does."""
     target = video_mae_target(videos, patch_size=patch_size, tubelet=tubelet, norm_pix_loss=norm_pix_loss)
-    return masked_mean(jnp.mean(jnp.square(pred.astype(jnp.float32) - target), axis=-1), mask)
+    return masked_squared_error(pred, target, mask)
 
 
 def simmim(reconstruction, images, mask, *, patch_size):

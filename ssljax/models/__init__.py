@@ -18,6 +18,7 @@ MODULES = {
     "swin": ("ssljax.models.swin", "Swin"),
     "text": ("ssljax.models.text", "TextTransformer"),
     "mae_decoder": ("ssljax.models.decoders", "MAEDecoder"),
+    "conv_decoder": ("ssljax.models.decoders", "ConvDecoder"),
     "pixel_shuffle": ("ssljax.models.decoders", "PixelShuffle"),
     "image_decoder": ("ssljax.models.decoders", "ImageDecoder"),
     "linear_head": ("ssljax.models.decoders", "LinearHead"),

@@ -12,6 +12,11 @@ from ssljax.models.layers import BatchNorm
 from ssljax.models.transformer import Context, Stack, kernel_init
 
 
+def unshuffled(visible, masked, ids_restore):
+    """(B, n, D) and (B, N - n, D) in the order of `ids_restore`'s shuffle -> (B, N, D), each token in its place."""
+    return jnp.take_along_axis(jnp.concatenate([visible, masked], axis=1), ids_restore[..., None], axis=1)
+
+
 class MAEDecoder(Stack):
     """MAE's decoder (He et al. 2021, section 3): visible tokens back in place, mask tokens elsewhere, blocks, pixels.
 
@@ -35,8 +40,7 @@ class MAEDecoder(Stack):
         embed = nn.Dense(self.width, use_bias=self.embed_bias, dtype=self.dtype, kernel_init=kernel_init, name="embed")
         token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
         masked = jnp.broadcast_to(token, (batch, count - visible.shape[1], self.width))
-        x = jnp.concatenate([embed(visible), masked.astype(self.dtype)], axis=1)
-        x = jnp.take_along_axis(x, ids_restore[..., None], axis=1)  # (B, N, D): unshuffled
+        x = unshuffled(embed(visible), masked.astype(self.dtype), ids_restore)
         x = x + self._positions(count).astype(x.dtype)
         if cls is not None:
             first = embed(cls)[:, None]
@@ -55,6 +59,39 @@ class MAEDecoder(Stack):
             return positions.sincos_1d(count, self.width)[None]
         side = round(count**0.5)
         return positions.sincos_2d(side, count // side, self.width, layout=self.position.removeprefix("sincos_"))[None]
+
+
+class ConvDecoder(nn.Module):
+    """data2vec 2.0's decoder (Baevski et al. 2022, arXiv 2212.07525, section 3.2): grouped convolutions, each followed by LayerNorm and
+    GELU and added to its input where that is as wide; a linear layer. The grid is square, or as near to it as the count of tokens lets.
+
+    visible (B, n, C) in the order of `ids_restore`'s shuffle, masked (B, N - n, C), what stands for the others, ids_restore int (B, N)
+    -> float32 (B, N, out). Raises UserError where `groups` does not divide the widths.
+    """
+
+    width: int = arg(768, "channels of a layer")
+    depth: int = arg(6, "layers")
+    kernel: int = arg(3, "side of a convolution")
+    groups: int = arg(16, "groups of channels, which do not see each other")
+    out: int = arg(768, "width of the targets")
+    dtype: str = dtype()
+
+    @nn.compact
+    def __call__(self, visible, masked, ids_restore, *, train):
+        del train
+        if self.width % self.groups or visible.shape[-1] % self.groups:
+            raise UserError(f"groups={self.groups} does not divide both width={self.width} and the encoder's, {visible.shape[-1]}")
+        x = unshuffled(visible, masked.astype(visible.dtype), ids_restore).astype(self.dtype)
+        batch, count, channels = x.shape
+        side = round(count**0.5)
+        x = x.reshape(batch, side, count // side, channels)
+        for i in range(self.depth):
+            convolution = nn.Conv(self.width, (self.kernel,) * 2, feature_group_count=self.groups, dtype=self.dtype, name=f"conv{i}")
+            y = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype, name=f"norm{i}")(convolution(x))
+            y = nn.gelu(y, approximate=False)
+            x = x + y if x.shape == y.shape else y
+        x = x.reshape(batch, count, -1)
+        return nn.Dense(self.out, dtype=self.dtype, kernel_init=kernel_init, name="project")(x).astype(jnp.float32)
 
 
 class PixelShuffle(nn.Module):

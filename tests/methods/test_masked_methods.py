@@ -1,5 +1,6 @@
-"""Two commands make a BEiT: the second takes the first's words, learns them, and takes nobody else's."""
+"""Two commands make a BEiT: the second takes the first's words, learns them, and takes nobody else's. data2vec 2.0's many masks."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from ssljax import encoder, networks, train
+from ssljax import config, encoder, metrics, models, networks, train
 from ssljax.errors import UserError
 from tests.conftest import ROOT
 
@@ -58,3 +59,28 @@ def test_beit_in_two_commands_and_the_wrong_checkpoint_is_refused(first, tmp_pat
     shutil.move(first / "dvae_kept", first / "dvae")
     beit(first / "dvae")
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_many_masks_of_an_image_share_what_its_teacher_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    images = jax.random.normal(jax.random.PRNGKey(0), (4, 1, 32, 32, 3))
+    whole = config.build(config.load("configs/data2vec2_vit_scenes.py")).method
+    whole = dataclasses.replace(whole, encoder=whole.encoder.clone(class_token=True), class_weight=0.5)
+    params, extra = whole.init(jax.random.PRNGKey(1), {"views": images})
+    encode = lambda m: lambda batch: m.encode(params, extra, batch, jax.random.PRNGKey(2), {})[0]  # noqa: E731
+    encodings = jax.jit(encode(whole))({"views": images})
+
+    # The loss of M masks is the mean of M losses of one mask each.
+    of = lambda e: float(whole.objective(params, extra, e, {}, {})[0])  # noqa: E731
+    one = [of({k: x if k == "target" else x[:, i : i + 1] for k, x in encodings.items()}) for i in range(whole.masks)]
+    np.testing.assert_allclose(of(encodings), np.mean(one), rtol=1e-5)
+    assert np.std(one) > 1e-3  # the masks are different ones
+    masked = np.asarray(encodings["masked"])
+    assert (masked.sum(-1) == 12).all() and len({row.tobytes() for row in masked[0]}) > 1  # three quarters of 16 patches
+
+    # What it costs is a line in M, and its intercept the teacher's look at each image once.
+    flops = lambda m: metrics.count_flops(encode(m), {"views": images})  # noqa: E731
+    first, second, third = (flops(dataclasses.replace(whole, masks=number)) for number in (1, 2, 3))
+    assert third - second == second - first
+    teacher = lambda x: models.apply(whole.encoder, params["encoder"], {}, x, train=False)[0]["patches"]  # noqa: E731
+    assert 2 * first - second == metrics.count_flops(teacher, images[:, 0])

@@ -1,5 +1,7 @@
 """Models: sizes of the papers, views of another resolution, patches left out, rematerialisation."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,6 +144,38 @@ def test_a_causal_text_tower_reads_up_to_the_token_and_a_bidirectional_one_all()
         params, _ = models.init(module, jax.random.PRNGKey(0), ids, train=False)
         tokens = models.apply(module, params, {}, ids, train=False)[0]["tokens"]
         assert np.allclose(tokens[0, :3], tokens[1, :3], atol=1e-6) == causal
+
+
+@pytest.mark.parametrize("width", [8, 12])  # as wide as the encoder, and not: without the first layer's residual
+def test_the_convolutional_decoder_against_loops(width):
+    rng = np.random.default_rng(0)
+    module = models.module_class("conv_decoder")(width=width, depth=2, groups=4, out=5)
+    visible, masked = rng.normal(size=(2, 4, 8)), rng.normal(size=(2, 2, 8))
+    restore = np.stack([rng.permutation(6) for _ in range(2)])  # 2 x 3 patches
+    inputs = [jnp.asarray(x, jnp.float32) for x in (visible, masked)] + [jnp.asarray(restore)]
+    params, _ = models.init(module, jax.random.PRNGKey(0), *inputs, train=False)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+    got, _ = models.apply(module, params, {}, *inputs, train=True)
+
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    x = np.concatenate([visible, masked], axis=1)
+    x = np.stack([x[b][restore[b]] for b in range(2)]).reshape(2, 2, 3, 8)
+    for i in range(2):
+        kernel, bias = p[f"conv{i}"]["kernel"], p[f"conv{i}"]["bias"]
+        y, per = np.zeros((2, 2, 3, width)) + bias, width // 4
+        for out in range(width):
+            inside = slice(out // per * kernel.shape[2], (out // per + 1) * kernel.shape[2])
+            for row, column, down, across in np.ndindex(2, 3, 3, 3):
+                r, c = row + down - 1, column + across - 1
+                if 0 <= r < 2 and 0 <= c < 3:
+                    y[:, row, column, out] += x[:, r, c, inside] @ kernel[down, across, :, out]
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
+        y = y * (1 + np.vectorize(math.erf)(y / np.sqrt(2))) / 2
+        x = x + y if x.shape == y.shape else y
+    want = x.reshape(2, 6, width) @ p["project"]["kernel"] + p["project"]["bias"]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="groups=5"):
+        models.init(module.clone(groups=5), jax.random.PRNGKey(0), *inputs, train=False)
 
 
 def test_layers_of_the_mlp_are_what_it_adds():
