@@ -13,8 +13,8 @@ LEARNING = ("data=photo",)
 
 def get_config(arg=""):
     a = embedded.parse(arg, steps=1000, batch=64)
-    # Positions that are learned begin small. Sines of the width of a token would be most of what a teacher at random says of a patch, the
-    # same of every image, and so most of what there is to predict.
+    # Learned positions: kNN gains 0.060 with them, 0.028 with sines (seed 3, one run each). Of what a teacher at random says of a patch,
+    # the place alone is 0.015 of the variance with them, 0.095 with sines.
     encoder = dict(embedded.VIT, patch_size=8, width=128, mlp_dim=256, pool="gap", class_token=False, position="learned")
     decoder = dict(name="conv_decoder", width=64, depth=2, groups=1)  # grouped convolutions are slow on a CPU
     method = dict(
