@@ -48,34 +48,34 @@ class Data2Vec2(Method):
     def init(self, rng, batch):
         r = jax.random.split(rng, 3)
         images = batch["views"][:, 0]
-        keep, masked, restore = self._masking(r[2], images)
-        encoder, _ = models.init(self.encoder, r[0], images, train=False, keep=keep)
-        h, _ = models.apply(self.encoder, encoder, {}, images, train=False, keep=keep)
-        decoder, _ = models.init(self.predicts, r[1], h["patches"], self._noise(r[2], masked), restore, train=False)
+        m = self._masks(r[2], images)
+        encoder, _ = models.init(self.encoder, r[0], images, train=False, keep=m["ids_keep"])
+        h, _ = models.apply(self.encoder, encoder, {}, images, train=False, keep=m["ids_keep"])
+        decoder, _ = models.init(self.predicts, r[1], h["patches"], self._noise(r[2], m), m["ids_restore"], train=False)
         params, stats = {"encoder": encoder, "decoder": decoder}, {"encoder": {}, "decoder": {}}
         return params, {"stats": stats, **networks.teacher(params, stats, ["encoder"])}
 
-    def _masking(self, rng, images):
+    def _masks(self, rng, images):
         size = self.encoder.patch_size
         count = (images.shape[1] // size) * (images.shape[2] // size)
         blocks = dict(masked=round(self.mask_ratio * count), side=self.side, adjust=self.adjust)
-        m = networks.masks("inverse_block", rng, images, size, **blocks)
-        return m["ids_keep"], m["ids_masked"], m["ids_restore"]
+        return networks.masks("inverse_block", rng, images, size, **blocks)
 
-    def _noise(self, rng, ids_masked):
-        return self.noise * jax.random.normal(rng, (*ids_masked.shape, self.encoder.width))
+    def _noise(self, rng, m):
+        return self.noise * jax.random.normal(rng, (*m["ids_masked"].shape, self.encoder.width))
 
     def encode(self, params, extra, batch, rng, s):
         r = jax.random.split(rng, 3)
         images = batch["views"][:, 0]
         teacher, _ = models.apply(self.encoder, extra["teacher"]["encoder"], {}, images, train=False, layers=self.target)
         copies = jnp.repeat(images, self.masks, axis=0)  # (B M, H, W, 3)
-        keep, masked, restore = self._masking(r[0], copies)
-        h, _ = models.apply(self.encoder, params["encoder"], {}, copies, train=True, rng=r[1], keep=keep)
-        prediction, _ = models.apply(self.predicts, params["decoder"], {}, h["patches"], self._noise(r[2], masked), restore, train=True)
-        layers = teacher["layers"][-self.top_layers :, :, -restore.shape[1] :]  # (K, B, N, D)
+        m = self._masks(r[0], copies)
+        h, _ = models.apply(self.encoder, params["encoder"], {}, copies, train=True, rng=r[1], keep=m["ids_keep"])
+        decoded = h["patches"], self._noise(r[2], m), m["ids_restore"]
+        prediction, _ = models.apply(self.predicts, params["decoder"], {}, *decoded, train=True)
+        layers = teacher["layers"][-self.top_layers :, :, -m["mask"].shape[1] :]  # (K, B, N, D)
         each = lambda x: x.reshape(-1, self.masks, *x.shape[1:])  # (B M, ...) -> (B, M, ...)  # noqa: E731
-        encodings = {"prediction": each(prediction), "masked": each(restore >= keep.shape[1])}
+        encodings = {"prediction": each(prediction), "masked": each(m["mask"])}
         encodings |= {"cls": each(h["cls"])} if "cls" in h else {}
         target = losses.data2vec_target(layers, norms=self.target_norms, norms_after=self.mean_norms)
         return encodings | {"target": target}, extra
