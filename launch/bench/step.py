@@ -2,16 +2,19 @@
 
     python launch/bench/step.py                                     # every case, float32; ten minutes on two CPU cores
     python launch/bench/step.py --cases supervised-S --rounds 9
-    python launch/bench/step.py --dtype bfloat16 --batch 256 --json  # on an accelerator
+    python launch/bench/step.py --dtype bfloat16 --json             # on an accelerator: batches that fill one
+    python launch/bench/step.py --cases simclr-S --augment --profile /tmp/trace      # where a step's time goes, kernel by kernel
     bash launch/test_interop.sh && .venv-interop/bin/python launch/bench/step.py     # an environment with torch, timm and transformers
 
 Synthetic uint8 views of 224 (and tokens) on the device; forward, backward, optimizer, teachers. The rivals (step_rivals.py) are timm's and
 transformers' models with torch's fused AdamW, eager and, with --compile, under torch.compile. Rounds take turns; ratios are medians over
 rounds, below 1 where ours is faster. MFU is of the chip's published peak; on a CPU of the rate of one large product, timed in the same
-rounds. FLOPs are counted in the jaxpr.
+rounds. FLOPs are counted in the jaxpr. donated: the share of the state whose memory the step takes over for the new one.
 """
 
+import collections
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -30,7 +33,7 @@ from ssljax.errors import UserError  # noqa: E402
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("cases", [], "of those below; empty: all", flag_values=FLAGS)
 flags.DEFINE_integer("rounds", 5, "rounds; each takes one step of ours and of every rival", flag_values=FLAGS)
-flags.DEFINE_integer("batch", 0, "images a step; 0: 16 of ViT-S, fewer of larger and of several views", flag_values=FLAGS)
+flags.DEFINE_integer("batch", 0, "images a step; 0: a case's own, on a CPU 2 to 16", flag_values=FLAGS)
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the products", flag_values=FLAGS)
 flags.DEFINE_bool("rivals", True, "time PyTorch's steps as well", flag_values=FLAGS)
 flags.DEFINE_bool("compile", False, "torch.compile as another rival", flag_values=FLAGS)
@@ -39,8 +42,9 @@ flags.DEFINE_string("profile", "", "write a profile of three steps of ours to th
 flags.DEFINE_string("out", str(ROOT / "launch/bench/results/step.jsonl"), "rows are appended here", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
 
-CASES = {  # name: images a step on a CPU
-    "supervised-S": 16, "supervised-B": 8, "simclr-S": 8, "dino-S": 4, "mae-L": 4, "mae-L-unmasked": 2, "siglip-B": 8,
+CASES = {  # name: images a step on a CPU, on an accelerator of 80 GB and more
+    "supervised-S": (16, 512), "supervised-B": (8, 256), "supervised-L": (2, 256), "simclr-S": (8, 256), "dino-S": (4, 64),
+    "mae-L": (4, 256), "mae-L-unmasked": (2, 128), "siglip-B": (8, 256),
 }  # fmt: skip
 LENGTH, WORDS = 64, 32_000
 
@@ -96,14 +100,52 @@ def ours(config):
         raw["text"] = rng.integers(1, WORDS, raw["text"].shape).astype(np.int32)
     made = program.make(config, built, sharding.make_mesh(config.mesh.to_dict(), batch=config.batch), raw, examples=1_281_167)
     flops = metrics.count_flops(made.train_step, made.shapes, shapes)
-    state, batch = made.init(), made.put(raw)
+    batch = made.put(raw)
+    with jax.set_mesh(made.mesh):
+        compiled = made.step.lower(made.shapes, batch).compile()
+    state = made.init()
 
     def step():
         nonlocal state
         state, found = made.step(state, batch)
         jax.block_until_ready((state.params, found))
 
-    return step, raw, flops, made
+    return step, raw, {"flops": flops, **facts(compiled, made.shapes)}, made
+
+
+def facts(compiled, state):
+    """What the compiler says of the step: GiB of temporary memory, the share of the state donated, calls of cuDNN's flash attention."""
+    import jax
+
+    memory, size = compiled.memory_analysis(), sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    flash = compiled.as_text().count('custom_call_target="__cudnn$fmha')
+    return {
+        "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 3), "donated": round(memory.alias_size_in_bytes / size, 3),
+    } | ({"flash_calls": flash} if jax.default_backend() == "gpu" else {})  # fmt: skip
+
+
+def kernels(folder, steps):
+    """A profile -> lines: the device's busiest operations in ms a step, how much of the time it computes, copies to the host a step.
+
+    A GPU's streams alone; of other devices nothing."""
+    import jax
+
+    path = max(pathlib.Path(folder).glob("plugins/profile/*/*.xplane.pb"), key=lambda p: p.stat().st_mtime)
+    times, copies, ends = collections.Counter(), 0, []
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+        for line in plane.lines if plane.name.startswith("/device:GPU") else ():
+            for event in line.events if line.name.startswith("Stream") else ():
+                times[event.name] += event.duration_ns
+                copies += "MemcpyD2H" in event.name
+                ends.append((event.start_ns, event.start_ns + event.duration_ns))
+    if not ends:
+        return []
+    busy, until = 0, 0
+    for start, end in sorted(ends):
+        busy, until = busy + max(end - max(start, until), 0), max(until, end)
+    span = max(end for _, end in ends) - min(start for start, _ in ends)
+    head = f"{span / steps / 1e6:.2f} ms a step, of which the device computes {busy / span:.1%}; {copies / steps:g} copies to the host"
+    return [head] + [f"{ns / steps / 1e6:9.3f} ms  {ns / sum(times.values()):6.1%}  {name}" for name, ns in times.most_common(25)]
 
 
 def product(dtype):
@@ -128,7 +170,8 @@ def measure(case, batch, dtype):
 
     from ssljax import metrics
 
-    step, raw, flops, made = ours(config_of(case, batch, dtype, FLAGS.augment))
+    step, raw, found, made = ours(config_of(case, batch, dtype, FLAGS.augment))
+    flops = found.pop("flops")
     steps = {"ours": step}
     if FLAGS.rivals and not FLAGS.augment:
         from launch.bench import step_rivals
@@ -146,13 +189,14 @@ def measure(case, batch, dtype):
     if FLAGS.profile:
         with jax.profiler.trace(FLAGS.profile):
             step(), step(), step()
+        print("\n".join(kernels(FLAGS.profile, 3)), file=sys.stderr, flush=True)
     if peak is None:
         peak = work / statistics.median(times.pop("product"))
     mine = statistics.median(times["ours"])
     row = {
         "case": case, "dtype": dtype, "batch": batch, "seconds": round(mine, 4), "images_per_second": round(batch / mine, 2),
         "tflops": round(flops / 1e12, 3), "mfu": round(flops / mine / peak / jax.device_count(), 3), "programs": made.step._cache_size(),
-    }  # fmt: skip
+    } | found  # fmt: skip
     for name in times:
         if name != "ours":
             row[name] = round(statistics.median(times[name]), 4)
@@ -162,6 +206,7 @@ def measure(case, batch, dtype):
 
 def main(argv):
     cli.parse(argv, FLAGS, __doc__)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is the rivals' too
     import jax
 
     if wrong := [case for case in FLAGS.cases if case not in CASES]:
@@ -169,7 +214,8 @@ def main(argv):
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     table = []
     for case in FLAGS.cases or CASES:
-        table.append(measure(case, FLAGS.batch or CASES[case], FLAGS.dtype) | rows.origin())
+        batch = FLAGS.batch or CASES[case][jax.default_backend() != "cpu"]
+        table.append(measure(case, batch, FLAGS.dtype) | ({"augment": True} if FLAGS.augment else {}) | rows.origin())
         rows.keep(table[-1:], FLAGS.out)
         print(json.dumps(table[-1]), file=sys.stderr, flush=True)
     names = list(dict.fromkeys(name for row in table for name in row if name.startswith("ours/")))

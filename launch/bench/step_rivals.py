@@ -18,6 +18,9 @@ def make(case, raw, dtype, compiled):
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as XLA multiplies float32 on a GPU
+        torch.cuda.empty_cache()
     views = {name: _pictures(value, device) for name, value in raw.items() if getattr(value, "ndim", 0) == 5}
     loss, modules, after = LOSSES[method](size, views, raw, device)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]

@@ -27,6 +27,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ssljax.errors import UserError
 
 BLOCK = 512  # rows of a block: its logits take 1 MiB
+GPU_BLOCK = 4096  # on a GPU, where a block is several kernels, and a small one is over before the next is launched
 REPLICATED_AXIS = "tensor"  # the one mesh axis that a batch is not split over
 
 
@@ -117,7 +118,8 @@ class _Blocks:
 
     def __init__(self, tree):
         self.length = _length(tree)
-        most = max(BLOCK // (len(tree) if isinstance(tree, tuple) else 1), 1)
+        block = GPU_BLOCK if jax.default_backend() == "gpu" else BLOCK
+        most = max(block // (len(tree) if isinstance(tree, tuple) else 1), 1)
         self.count = max(-(-self.length // most), 1)
         self.size = -(-self.length // self.count)
 

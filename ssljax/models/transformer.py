@@ -88,7 +88,7 @@ class Attention(nn.Module):
             k, v, mask = self._with_earlier(k, v)
             causal = False
         bias = None if bias is None else bias[None].astype(self.dtype)
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=causal, implementation=_implementation(q))
+        y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=causal, implementation=_implementation(q, bias, mask))
         return dense(width, "proj", axis=(-2, -1))(y)
 
     def _kept(self, name, make):
@@ -112,10 +112,13 @@ class Attention(nn.Module):
         return keys.value, values.value, there
 
 
-def _implementation(q):
-    """cuDNN's flash attention on a GPU, for the dtypes and head widths it takes; else the compiler's own (jax.nn's default)."""
-    flash = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-    return "cudnn" if flash else None
+def _implementation(q, bias, mask):
+    """cuDNN's flash attention on a GPU, for what it takes; else the compiler's own (jax.nn's default).
+
+    It takes half precision and heads of a multiple of eight up to 128 wide; with a bias or a mask even lengths alone in training, and those
+    written out to (.., N, M), which would cost what is saved: they are left to the compiler."""
+    half = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    return "cudnn" if half and bias is None and mask is None and jax.default_backend() == "gpu" else None
 
 
 def _fused_init(count):
