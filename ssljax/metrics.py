@@ -172,7 +172,8 @@ def count_flops(function, *args):
     A multiply-add counts as 2. Scans count times their length, `shard_map` bodies times the devices they run on, Pallas
     kernels times their grid, rematerialised computation each time it is done; of a `cond` the dearest branch; of a
     `while_loop`, whose trip count is not in the program, one iteration. In convolutions taps that fall into the padding
-    count, as is the convention; zeros that a strided convolution's gradient puts between its inputs do not.
+    count, as is the convention; zeros that a strided convolution's gradient puts between its inputs do not. Nor do the logits that
+    flash attention's backward pass forms again.
     """
     traced = function.trace(*args).jaxpr if hasattr(function, "trace") else jax.make_jaxpr(function)(*args)
     return float(_jaxpr_flops(traced.jaxpr))
@@ -190,6 +191,9 @@ def _equation_flops(equation):
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
     if name == "conv_general_dilated":
         return _conv_flops(equation)
+    if name.startswith("dot_product_attention_"):  # cuDNN's flash attention: two products forward, four backward
+        (batch, n, heads, width), m = equation.invars[0].aval.shape, equation.invars[1].aval.shape[1]
+        return (4 if "_fwd" in name else 8) * batch * heads * n * m * width
     inner = [_jaxpr_flops(jaxpr) for jaxpr in subjaxprs(params)]
     if name == "cond":
         return max(inner)

@@ -6,8 +6,8 @@
 
 Loss and gradients in both sides, scale (and bias), in one process: forms take turns, medians over rounds. Peak memory: for JAX what the
 compiler allocates with inputs and outputs; for PyTorch its allocator's peak. A form that does not fit in the device's memory is not run and
-its row says what it would take, where that is known. PyTorch's form (world size 1, under autocast for bfloat16) is timed eager and compiled;
-where torch is not installed or sees no GPU it is left out. Errors are greatest absolute differences from a float64 definition, over the
+its row says what it would take, where that is known. PyTorch's form (world size 1, under autocast for bfloat16) is timed eager and
+compiled; where torch is not installed or sees no GPU it is left out. Errors are greatest absolute differences from a float64 definition, over the
 greatest entry of what is compared; the batch of that part is ragged on purpose.
 """
 
@@ -57,7 +57,9 @@ def jax_forms():
     softmax = lambda impl: functools.partial(losses.clip_softmax, impl=impl)  # noqa: E731
     sigmoid = lambda impl: functools.partial(losses.siglip, impl=impl)  # noqa: E731
     makers = {"softmax": softmax, "sigmoid": sigmoid}
-    return {(family, name): make(impl) for family, make in makers.items() for name, impl in (("dense", "dense"), ("ours, stream", "stream"))}
+    return {
+        (family, name): make(impl) for family, make in makers.items() for name, impl in (("dense", "dense"), ("ours, stream", "stream"))
+    }
 
 
 def arguments(family, pair, dtype):
@@ -159,7 +161,10 @@ def measure(batch, width, dtype):
         row |= {"peak_gib": None if peak is None else round(peak, 3)}
         mine, dense = times.get((family, name)), times.get((family, "dense"))
         if mine:
-            row |= {"seconds": round(mine, 5), "tflops": round(6 * batch**2 * width / mine / 1e12, 1)}  # of the three products there must be
+            row |= {
+                "seconds": round(mine, 5),
+                "tflops": round(6 * batch**2 * width / mine / 1e12, 1),
+            }  # of the three products there must be
         yield row | ({"to_dense": round(mine / dense, 3)} if mine and dense else {})
 
 

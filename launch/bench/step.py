@@ -35,6 +35,9 @@ flags.DEFINE_list("cases", [], "of those below; empty: all", flag_values=FLAGS)
 flags.DEFINE_integer("rounds", 5, "rounds; each takes one step of ours and of every rival", flag_values=FLAGS)
 flags.DEFINE_integer("batch", 0, "images a step; 0: a case's own, on a CPU 2 to 16", flag_values=FLAGS)
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the products", flag_values=FLAGS)
+flags.DEFINE_string(
+    "remat", "", "none, dots or full; empty: dots on an accelerator, as the paper configs, none on a CPU", flag_values=FLAGS
+)
 flags.DEFINE_bool("rivals", True, "time PyTorch's steps as well", flag_values=FLAGS)
 flags.DEFINE_bool("compile", False, "torch.compile as another rival", flag_values=FLAGS)
 flags.DEFINE_bool("augment", False, "make the views on the device, by the method's augmentations; no rivals", flag_values=FLAGS)
@@ -49,14 +52,14 @@ CASES = {  # name: images a step on a CPU, on an accelerator of 80 GB and more
 LENGTH, WORDS = 64, 32_000
 
 
-def config_of(case, batch, dtype, augmented):
+def config_of(case, batch, dtype, remat, augmented):
     """The ConfigDict of a case: what its rival computes too."""
     from ssljax.augment import recipes
     from ssljax.models import text, vit
 
     method, _, size = case.partition("-")
     size, _, kind = size.partition("-")
-    encoder = vit.size(f"{size}/16", dtype=dtype)
+    encoder = vit.size(f"{size}/16", dtype=dtype, remat=remat)
     made = {
         "supervised": dict(name="supervised", encoder=dict(encoder, out=1000, out_bias=True)),
         "simclr": dict(name="simclr", encoder=encoder, projector=dict(name="mlp", hidden=2048, out=128, layers=2, dtype=dtype)),
@@ -65,11 +68,11 @@ def config_of(case, batch, dtype, augmented):
         ),
         "mae": dict(
             name="mae", mask_ratio=0.0 if kind else 0.75, encoder=dict(encoder, position="sincos_mae"),
-            decoder=dict(name="mae_decoder", width=512, depth=8, heads=16, mlp_dim=2048, dtype=dtype),
+            decoder=dict(name="mae_decoder", width=512, depth=8, heads=16, mlp_dim=2048, dtype=dtype, remat=remat),
         ),
         "siglip": dict(
             name="siglip", encoder=dict(encoder, pool="map", class_token=False, activation="gelu_tanh"),
-            text=text.size("B", vocab_size=WORDS, length=LENGTH, out=768, out_bias=True, activation="gelu_tanh", dtype=dtype),
+            text=text.size("B", vocab_size=WORDS, length=LENGTH, out=768, out_bias=True, activation="gelu_tanh", dtype=dtype, remat=remat),
         ),
     }[method]  # fmt: skip
     groups = {"dino": recipes.make("dino", crops=8), "simclr": recipes.make("simclr")}.get(method, {"views": dict(count=1, size=224)})
@@ -85,7 +88,7 @@ def config_of(case, batch, dtype, augmented):
 
 
 def ours(config):
-    """-> step() that ends when the device is done, the raw batch (numpy), FLOPs of a step, Program."""
+    """-> step() that ends when the device is done, the raw batch (numpy), what is known of the step before it runs, Program."""
     import jax
     import numpy as np
 
@@ -170,7 +173,8 @@ def measure(case, batch, dtype):
 
     from ssljax import metrics
 
-    step, raw, found, made = ours(config_of(case, batch, dtype, FLAGS.augment))
+    remat = FLAGS.remat or ("none" if jax.default_backend() == "cpu" else "dots")
+    step, raw, found, made = ours(config_of(case, batch, dtype, remat, FLAGS.augment))
     flops = found.pop("flops")
     steps = {"ours": step}
     if FLAGS.rivals and not FLAGS.augment:
@@ -194,7 +198,8 @@ def measure(case, batch, dtype):
         peak = work / statistics.median(times.pop("product"))
     mine = statistics.median(times["ours"])
     row = {
-        "case": case, "dtype": dtype, "batch": batch, "seconds": round(mine, 4), "images_per_second": round(batch / mine, 2),
+        "case": case, "dtype": dtype, "batch": batch, "remat": remat,
+        "seconds": round(mine, 4), "images_per_second": round(batch / mine, 2),
         "tflops": round(flops / 1e12, 3), "mfu": round(flops / mine / peak / jax.device_count(), 3), "programs": made.step._cache_size(),
     } | found  # fmt: skip
     for name in times:

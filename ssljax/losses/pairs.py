@@ -426,7 +426,7 @@ def _statistics_backward(plan, residuals, cotangents):
         sides = ((a, 1, plan.rows), (b, 0, plan.rows if plan.half else plan.columns))
         each = [(stat, _of(side["weights"], i), axis) for side, axis, stats in sides for i, stat in enumerate(stats)]
         g = sum(stat.gradient(w, u, shared["scale"], a, b, fresh, axis) for stat, w, axis in each)
-        row, column = _gradients(g, products, a, b, row, column, wants)
+        row, column = _gradients(g, products, a, b, row, column)
         if "teacher" in row:
             g = sum(stat.teacher_gradient(w, u, a, b, fresh, axis) for stat, w, axis in each if isinstance(stat, expected))
             row = row | {"teacher": row["teacher"] + dot(g, b["teacher"], (1, 0))}
@@ -450,20 +450,25 @@ def _statistics_backward(plan, residuals, cotangents):
     parts = rows if isinstance(rows, tuple) else (rows,)
     dx = tuple((scale * part["z"]).astype(views[0].dtype) for part in parts) if "x" in wants else None
     dy = (scale * columns["z"]).astype(y.dtype) if "y" in wants else None
-    dscale = sum(jnp.sum(part["products"]) for part in parts) if "scale" in wants else None
+    dscale = sum(_scale_slope(view, part, plan.half) for view, part in zip(views, parts, strict=True)) if "scale" in wants else None
     dteacher = (rows["teacher"].astype(teacher[0].dtype), columns["teacher"].astype(teacher[1].dtype)) if "teacher" in wants else None
     return dx, dy, dscale, dteacher, None, None
 
 
-def _gradient_specs(z, wanted, products):
-    return ({"z": (0.0, (z.shape[1],))} if wanted else {}) | ({"products": (0.0, ())} if products else {})
+def _gradient_specs(z, wanted, scale):
+    """Accumulators of a side's gradient. The scale's is in it: sum g x . y = sum x . (g y) (`_scale_slope`); sums of its own, over every
+    block once more, only where this side has none."""
+    return {"z": (0.0, (z.shape[1],))} if wanted else {"products": (0.0, ())} if scale else {}
 
 
-def _gradients(g, products, a, b, row, column, wants):
+def _scale_slope(x, row, half=False):
+    """The slope in the scale, of what was gathered for the rows. A set with itself has every pair in two rows."""
+    return jnp.sum(x * row["z"]) / (2 if half else 1) if "z" in row else jnp.sum(row["products"])
+
+
+def _gradients(g, products, a, b, row, column):
     """Accumulate the gradients of both sides from g (n, m), the slope in every logit."""
-    if "scale" in wants:
-        # g is needed as an array by the products below: without the barrier it would be computed again for this sum.
-        g, products = lax.optimization_barrier((g, products))
+    if "products" in row:
         diagonal = 0.5 if column is None else 1.0  # a block of a set with itself holds each pair both ways round
         row = row | {"products": row["products"] + diagonal * jnp.sum(g * products, axis=1)}
     if "z" in row:
@@ -535,9 +540,8 @@ def _visit_pairs(plan, x, y, scale, offset, own, visit, wants):
         loss, g = plan.losses(shared["scale"] * products + a["offset"][:, None], a, b, fresh)
         row = row | {"loss": row["loss"] + loss.sum(1)}
         if "offset" in row:
-            g, products = lax.optimization_barrier((g, products))
             row = row | {"offset": row["offset"] + g.sum(1)}
-        return *_gradients(g, products, a, b, row, column, wants), None
+        return *_gradients(g, products, a, b, row, column), None
 
     rows = {"loss": (0.0, ())} | ({"offset": (0.0, ())} if "offset" in wants else {})
     rows, columns, _ = streaming.sweep(
@@ -558,7 +562,8 @@ def _pair_sum_forward(plan, *args):
     x, y, scale, offset, own, visit = jax.tree.map(lambda leaf: leaf.value, args, is_leaf=_primal)
     rows, columns = _visit_pairs(plan, x, y, scale, offset, own, visit, wants)
     # In place of the inputs, their gradients, as they were summed: to be rounded once.
-    gradients = {"x": rows.get("z"), "y": columns.get("z"), "offset": rows.get("offset"), "products": rows.get("products")}
+    gradients = {"x": rows.get("z"), "y": columns.get("z"), "offset": rows.get("offset")}
+    gradients["scale"] = _scale_slope(x, rows) if "scale" in wants else None
     return jnp.sum(rows["loss"]), (gradients, scale)
 
 
@@ -567,7 +572,7 @@ def _pair_sum_backward(plan, residuals, cotangent):
     times = lambda factor, name: None if gradients[name] is None else factor * gradients[name]  # noqa: E731
     dx, dy = times(cotangent * scale, "x"), times(cotangent * scale, "y")
     dx, dy = (None if g is None else g.astype(dtype) for g, dtype in zip((dx, dy), plan.dtypes, strict=True))
-    dscale = None if gradients["products"] is None else cotangent * jnp.sum(gradients["products"])
+    dscale = times(cotangent, "scale")
     doffset = times(cotangent, "offset")
     return dx, dy, dscale, jnp.sum(doffset) if plan.one_offset and doffset is not None else doffset, None, None
 

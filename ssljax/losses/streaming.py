@@ -27,7 +27,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ssljax.errors import UserError
 
 BLOCK = 512  # rows of a block: its logits take 1 MiB
-GPU_BLOCK = 4096  # on a GPU, where a block is several kernels, and a small one is over before the next is launched
+GPU_BLOCK = 8192  # on a GPU, where a block is several kernels, and a small one is over before the next is launched
 REPLICATED_AXIS = "tensor"  # the one mesh axis that a batch is not split over
 
 

@@ -5,9 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+
+def _dots(primitive, *args, **params):
+    flash = primitive.name.startswith("dot_product_attention_fwd")  # cuDNN's: what it gives is small, and dear to compute again
+    return flash or jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
+
+
 REMAT = {
     "none": None,  # keeps everything
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps weight matmuls, recomputes attention
+    "dots": _dots,  # keeps weight matmuls, recomputes attention (but not flash attention) and what is cheap
     "full": jax.checkpoint_policies.nothing_saveable,  # keeps the input of a block only
 }
 

@@ -88,7 +88,7 @@ class Attention(nn.Module):
             k, v, mask = self._with_earlier(k, v)
             causal = False
         bias = None if bias is None else bias[None].astype(self.dtype)
-        y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=causal, implementation=_implementation(q, bias, mask))
+        y = attend(q, k, v, bias=bias, mask=mask, causal=causal)
         return dense(width, "proj", axis=(-2, -1))(y)
 
     def _kept(self, name, make):
@@ -112,13 +112,21 @@ class Attention(nn.Module):
         return keys.value, values.value, there
 
 
-def _implementation(q, bias, mask):
-    """cuDNN's flash attention on a GPU, for what it takes; else the compiler's own (jax.nn's default).
+def attend(q, k, v, *, bias=None, mask=None, causal=False):
+    """softmax(q k' / sqrt(F) + bias, where mask) v. q (B, N, H, F), k and v (B, M, H, F) -> (B, N, H, F).
 
-    It takes half precision and heads of a multiple of eight up to 128 wide; with a bias or a mask even lengths alone in training, and those
-    written out to (.., N, M), which would cost what is saved: they are left to the compiler."""
+    On a GPU by cuDNN's flash attention where it can: in half precision, of heads up to 128 wide, without bias and mask. It wants those
+    written out to (.., N, M), which would cost what it saves; and even lengths, so odd ones are padded, and it is told where they end."""
     half = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-    return "cudnn" if half and bias is None and mask is None and jax.default_backend() == "gpu" else None
+    few = min(q.shape[1], k.shape[1]) < 16  # a single query: nothing to gain
+    if jax.default_backend() != "gpu" or not half or few or bias is not None or mask is not None:
+        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=causal)
+    lengths, ends = (q.shape[1], k.shape[1]), {}
+    if any(length % 2 for length in lengths):
+        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+        names = ("query_seq_lengths", "key_value_seq_lengths")
+        ends = {name: jnp.full(len(q), length, jnp.int32) for name, length in zip(names, lengths, strict=True)}
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn", **ends)[:, : lengths[0]]
 
 
 def _fused_init(count):
