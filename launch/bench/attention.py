@@ -39,18 +39,18 @@ def measure(length, causal):
 
     random = np.random.default_rng(0)
     shape = (FLAGS.batch, length, FLAGS.heads, FLAGS.width)
-    *arrays, weight = (jnp.asarray(random.standard_normal(shape, np.float32)).astype(jnp.bfloat16) for _ in range(4))
+    arrays = [jnp.asarray(random.standard_normal(shape, np.float32)).astype(jnp.bfloat16) for _ in range(4)]
     plain = lambda q, k, v, causal: jax.nn.dot_product_attention(q, k, v, is_causal=causal)  # noqa: E731
 
     def both(form):
         """Output and gradients, of the sum of the output times `weight`."""
 
-        def loss(q, k, v):
+        def loss(q, k, v, weight):
             y = form(q, k, v, causal=causal)
             return jnp.sum(y.astype(jnp.float32) * weight), y
 
-        def run(*qkv):
-            slopes, y = jax.grad(loss, (0, 1, 2), has_aux=True)(*qkv)
+        def run(*given):
+            slopes, y = jax.grad(loss, (0, 1, 2), has_aux=True)(*given)
             return dict(zip(("out", "q", "k", "v"), (y, *slopes), strict=True))
 
         return run

@@ -5,10 +5,10 @@
     python launch/bench/losses_gpu.py --blocks 1024,2048,4096,8192     # ours alone, by the rows of a block
 
 Loss and gradients in both sides, scale (and bias), in one process: forms take turns, medians over rounds. Peak memory: for JAX what the
-compiler allocates with inputs and outputs; for PyTorch its allocator's peak. A form that does not fit in the device's memory is not run and
-its row says what it would take, where that is known. PyTorch's form (world size 1, under autocast for bfloat16) is timed eager and
-compiled; where torch is not installed or sees no GPU it is left out. Errors are greatest absolute differences from a float64 definition, over the
-greatest entry of what is compared; the batch of that part is ragged on purpose.
+compiler allocates with inputs and outputs; for PyTorch its allocator's peak. A form that does not fit in the device's memory is not run
+and its row says what it would take, where that is known. PyTorch's form (world size 1, under autocast for bfloat16) is timed eager and
+compiled; where torch is not installed or sees no GPU it is left out. Errors are greatest absolute differences from a float64 definition,
+over the greatest entry of what is compared; the batch of that part is ragged on purpose.
 """
 
 import functools

@@ -32,14 +32,13 @@ from ssljax.errors import UserError  # noqa: E402
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("cases", [], "of those below; empty: all", flag_values=FLAGS)
-flags.DEFINE_integer("rounds", 5, "rounds; each takes one step of ours and of every rival", flag_values=FLAGS)
+flags.DEFINE_integer("rounds", 5, "rounds; each takes one step of ours and of every rival; 0: compile ours, run nothing", flag_values=FLAGS)
 flags.DEFINE_integer("batch", 0, "images a step; 0: a case's own, on a CPU 2 to 16", flag_values=FLAGS)
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the products", flag_values=FLAGS)
-flags.DEFINE_string(
-    "remat", "", "none, dots or full; empty: dots on an accelerator, as the paper configs, none on a CPU", flag_values=FLAGS
-)
+flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "what the backward pass recomputes", flag_values=FLAGS)
 flags.DEFINE_bool("rivals", True, "time PyTorch's steps as well", flag_values=FLAGS)
 flags.DEFINE_bool("compile", False, "torch.compile as another rival", flag_values=FLAGS)
+flags.DEFINE_bool("twice", False, "take three steps twice, from the start, and say whether all bits agree", flag_values=FLAGS)
 flags.DEFINE_bool("augment", False, "make the views on the device, by the method's augmentations; no rivals", flag_values=FLAGS)
 flags.DEFINE_string("profile", "", "write a profile of three steps of ours to this folder", flag_values=FLAGS)
 flags.DEFINE_string("out", str(ROOT / "launch/bench/results/step.jsonl"), "rows are appended here", flag_values=FLAGS)
@@ -106,11 +105,11 @@ def ours(config):
     batch = made.put(raw)
     with jax.set_mesh(made.mesh):
         compiled = made.step.lower(made.shapes, batch).compile()
-    state = made.init()
+    state = None
 
     def step():
         nonlocal state
-        state, found = made.step(state, batch)
+        state, found = made.step(made.init() if state is None else state, batch)
         jax.block_until_ready((state.params, found))
 
     return step, raw, {"flops": flops, **facts(compiled, made.shapes)}, made
@@ -125,6 +124,20 @@ def facts(compiled, state):
     return {
         "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 3), "donated": round(memory.alias_size_in_bytes / size, 3),
     } | ({"flash_calls": flash} if jax.default_backend() == "gpu" else {})  # fmt: skip
+
+
+def repeats(made, raw):
+    """Whether three steps from the start, taken twice, give the same bits."""
+    import jax
+    import jax.numpy as jnp
+
+    batch, ends = made.put(raw), []
+    for _ in range(2):
+        state = made.init()
+        for _ in range(3):
+            state, _ = made.step(state, batch)
+        ends.append((state.params, state.extra))
+    return all(bool(jnp.array_equal(a, b, equal_nan=True)) for a, b in zip(*map(jax.tree.leaves, ends), strict=True))
 
 
 def kernels(folder, steps):
@@ -173,19 +186,28 @@ def measure(case, batch, dtype):
 
     from ssljax import metrics
 
-    remat = FLAGS.remat or ("none" if jax.default_backend() == "cpu" else "dots")
-    step, raw, found, made = ours(config_of(case, batch, dtype, remat, FLAGS.augment))
+    row = {"case": case, "dtype": dtype, "batch": batch, "remat": FLAGS.remat}
+    step, raw, found, made = ours(config_of(case, batch, dtype, FLAGS.remat, FLAGS.augment))
     flops = found.pop("flops")
-    steps = {"ours": step}
+    if not FLAGS.rounds:
+        return row | {"tflops": round(flops / 1e12, 3)} | found
+    steps, theirs = {"ours": step}, {}
     if FLAGS.rivals and not FLAGS.augment:
         from launch.bench import step_rivals
 
-        steps |= step_rivals.make(case, raw, dtype, FLAGS.compile)
+        theirs = step_rivals.make(case, raw, dtype, FLAGS.compile)
+    for name, function in theirs.items():
+        try:
+            function(), function()
+        except Exception as error:  # of theirs, or of memory: our row is not lost with it
+            row[name] = f"{type(error).__name__}: {error}"[:120]
+        else:
+            steps[name] = function
     peak = metrics.peak_flops(jax.devices()[0].device_kind, dtype)
     if peak is None:
         steps["product"], work = product(dtype)
-    for function in steps.values():  # compiles, allocates
-        function(), function()
+    for name in {"ours", "product"} & steps.keys():
+        steps[name](), steps[name]()  # compiles, allocates
     times = {name: [] for name in steps}
     for _ in range(FLAGS.rounds):
         for name, function in steps.items():
@@ -197,11 +219,13 @@ def measure(case, batch, dtype):
     if peak is None:
         peak = work / statistics.median(times.pop("product"))
     mine = statistics.median(times["ours"])
-    row = {
-        "case": case, "dtype": dtype, "batch": batch, "remat": remat,
-        "seconds": round(mine, 4), "images_per_second": round(batch / mine, 2),
-        "tflops": round(flops / 1e12, 3), "mfu": round(flops / mine / peak / jax.device_count(), 3), "programs": made.step._cache_size(),
+    row |= {
+        "seconds": round(mine, 4), "images_per_second": round(batch / mine, 2), "tflops": round(flops / 1e12, 3),
+        "mfu": round(flops / mine / peak / jax.device_count(), 3), "programs": made.step._cache_size(),
     } | found  # fmt: skip
+    if FLAGS.twice:
+        step = steps = None  # its state goes
+        row["same_bits"] = repeats(made, raw)
     for name in times:
         if name != "ours":
             row[name] = round(statistics.median(times[name]), 4)

@@ -3,6 +3,7 @@
 One block serves every family (`Stack` lists what they differ in); what it is called with besides the tokens is a `Context`.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -15,8 +16,42 @@ from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models.layers import REMAT, drop_path, stacked
 
+
+def gelu(x):
+    """x Phi(x) (Hendrycks and Gimpel 2016)."""
+    quick = jax.default_backend() == "gpu" and x.dtype == jnp.bfloat16
+    return _gelu_bfloat16(x) if quick else nn.gelu(x, approximate=False)
+
+
+@jax.custom_vjp
+def _gelu_bfloat16(x):
+    """gelu for a GPU, on which erf and its derivative, an exponential, take longer than the memory: one exponential for both."""
+    return (x * _normal(x)[0]).astype(x.dtype)
+
+
+def _normal(x):
+    """Distribution Phi(x) and density phi(x) of the standard normal, float32: Phi(-x) = phi(x) times a polynomial for 0 <= x <= 6, a fit
+    to Mills' ratio of relative error 3e-4, a tenth of what bfloat16 resolves."""
+    x = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * x * x) * 0.3989422804
+    near = jnp.minimum(jnp.abs(x), 6.0) / 3.0 - 1.0
+    tail = density * functools.reduce(lambda sum, coefficient: sum * near + coefficient, MILLS)
+    return jnp.where(x > 0, 1.0 - tail, tail), density
+
+
+MILLS = (0.0439258, -0.0820138, 0.0381500, -0.0376535, 0.1139068, -0.1677052, 0.2071399, -0.2578846, 0.3045607)
+
+
+def _gelu_backward(x, g):
+    distribution, density = _normal(x)
+    # Two products and the bias's sum use it: without the barrier the sum would compute it again.
+    return (jax.lax.optimization_barrier((g * (distribution + x * density)).astype(x.dtype)),)
+
+
+_gelu_bfloat16.defvjp(lambda x: (_gelu_bfloat16(x), x), _gelu_backward)
+
 ACTIVATIONS = {
-    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "relu": nn.relu,
