@@ -139,14 +139,20 @@ def seconds(call):
 
 
 def turns(calls, rounds):
-    """{name: median seconds} of calls that take turns, after two turns to warm up."""
-    times = {name: [] for name in calls}
+    """{name: median seconds} of calls that take turns, after two turns to warm up; without those that find no memory beside the others."""
+    calls, times = dict(calls), {name: [] for name in calls}
     for turn in range(rounds + 2):
-        for name, call in calls.items():
-            taken = seconds(call)
-            if turn > 1:
-                times[name].append(taken)
-    return {name: statistics.median(some) for name, some in times.items()}
+        for name, call in list(calls.items()):
+            try:
+                taken = seconds(call)
+            except Exception as error:  # PyTorch's and JAX's, by name
+                if not any(sign in f"{type(error).__name__}: {error}" for sign in ("OutOfMemory", "RESOURCE_EXHAUSTED")):
+                    raise
+                print(f"{name}: no memory beside the others", file=sys.stderr)
+                del calls[name]
+            else:
+                times[name] += [taken] * (turn > 1)
+    return {name: statistics.median(times[name]) for name in calls}
 
 
 def measure(batch, width, dtype):

@@ -1,0 +1,84 @@
+"""What the models do on a GPU alone, as far as it can be told without one: what is traced there, and numerics of its own forms."""
+
+import collections
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+from ssljax import metrics
+from ssljax.models import transformer, vit
+
+FLASH = {"forward": "dot_product_attention_fwd_wrapper", "backward": "dot_product_attention_bwd_wrapper"}
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU, for what traces a function: it cannot be run."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91400)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in metrics.subjaxprs(equation.params):
+            yield from equations(inner)
+
+
+def gradient_of_vit(side, remat="none", **fields):
+    """The jaxpr of a small ViT's gradient: (side / 8)^2 patches and a class token."""
+    fields = {"depth": 3, "heads": 2, "mlp_dim": 64, "dtype": "bfloat16", **fields}
+    model = vit.ViT(image_size=side, patch_size=8, width=64, remat=remat, **fields)
+    images = jnp.zeros((2, side, side, 3))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    loss = lambda params: model.apply(params, images, train=True)["pooled"].astype(jnp.float32).sum()  # noqa: E731
+    return jax.make_jaxpr(jax.grad(loss))(params).jaxpr
+
+
+@pytest.mark.parametrize("remat, forward", [("none", 1), ("dots", 1), ("full", 2)])
+def test_flash_attention_of_an_odd_length_and_what_rematerialisation_keeps_of_it(gpu, remat, forward):
+    found = [e for e in equations(gradient_of_vit(32, remat)) if e.primitive.name in FLASH.values()]
+    count = collections.Counter(e.primitive.name for e in found)
+    assert count == {FLASH["forward"]: forward, FLASH["backward"]: 1}  # in the body of a loop over the blocks
+    assert {e.invars[0].aval.shape for e in found} == {(2, 18, 2, 32)}  # of 17 tokens
+
+
+def test_blocks_are_laid_out_on_a_gpu(gpu):
+    loops = [e.params for e in equations(gradient_of_vit(32)) if e.primitive.name == "scan" and e.params["length"] == 3]
+    assert loops and all(params["unroll"] == 3 for params in loops)
+
+
+@pytest.mark.parametrize("fields", [{"dtype": "float32"}, {"position": "relative"}, {"heads": 1, "width_of_head": 256}])
+def test_what_flash_attention_does_not_take_is_left_to_the_compiler(gpu, fields):
+    wide = fields.pop("width_of_head", None)
+    if wide:  # of a head
+        q = jax.ShapeDtypeStruct((2, 64, 1, wide), jnp.bfloat16)
+        jaxpr = jax.make_jaxpr(lambda q: transformer.attend(q, q, q))(q).jaxpr
+    else:
+        jaxpr = gradient_of_vit(32, **fields)
+    assert not any(e.primitive.name in FLASH.values() for e in equations(jaxpr))
+
+
+def test_flash_attention_counts_as_many_flops_as_what_it_takes_the_place_of(gpu, monkeypatch):
+    q = jax.ShapeDtypeStruct((2, 64, 3, 32), jnp.bfloat16)
+    loss = lambda q, k, v: transformer.attend(q, k, v).astype(jnp.float32).sum()  # noqa: E731
+    flash = metrics.count_flops(jax.value_and_grad(loss, (0, 1, 2)), q, q, q)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert flash == metrics.count_flops(jax.value_and_grad(loss, (0, 1, 2)), q, q, q) == 6 * 2 * 2 * 3 * 64 * 64 * 32
+
+
+def test_gelu_of_bfloat16_on_a_gpu_is_as_exact_as_bfloat16():
+    x = jnp.concatenate([jnp.linspace(-9, 9, 20_001), jnp.array([0.0, -200.0, 200.0, -1e30, 1e30])]).astype(jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    normal = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in exact])
+    density = np.exp(-0.5 * np.minimum(exact**2, 1e3)) / math.sqrt(2 * math.pi)
+    value, pull = jax.vjp(transformer._gelu_bfloat16, x)
+    wanted, slope = exact * normal, normal + np.clip(exact, -50, 50) * density
+    np.testing.assert_allclose(np.asarray(value, np.float64), wanted, rtol=2**-8 + 4e-4, atol=1e-8)
+    np.testing.assert_allclose(np.asarray(pull(jnp.ones_like(x))[0], np.float64), slope, rtol=2**-8, atol=4e-4)
