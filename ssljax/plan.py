@@ -151,7 +151,7 @@ def traffic(text):
 
     def walk(computation, times):
         nonlocal moved
-        channels = set()  # one collective may be taken in steps, by several fusions
+        channels = set()  # one collective may be taken in steps, by several fusions; those of a `shard_map` all have one channel
         for row in program.computations.get(computation, {}).values():
             if row.operation == "while":
                 walk(row.named("body"), times * program.turns(row))
@@ -162,7 +162,7 @@ def traffic(text):
                 walk(row.named("to_apply"), times)
             else:
                 for kind, channel, size in program.sends(row):
-                    if channel not in channels:
+                    if not row.named("calls") or channel not in channels:
                         sent[kind] += times * size
                         channels.add(channel)
                 moved += times * program.moves(row)

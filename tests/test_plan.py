@@ -58,6 +58,7 @@ ENTRY %main (a: f32[8,128]) -> f32[8,128] {
   %second = bf16[4,64]{1,0:T(8,128)S(1)} fusion(%a), kind=kCustom, calls=%step.2
   %share = bf16[16,8]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.3
   %on = (f32[16]{0}, f32[16]{0}, u32[], u32[]) collective-permute-start(%a), channel_id=4, source_target_pairs={{0,1},{1,0}}
+  %next = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%b), channel_id=4, source_target_pairs={{0,1},{1,0}}
   ROOT %off = f32[16]{0} collective-permute-done(%on)
 }
 %step.1 (p: bf16[4,16]) -> bf16[4,64] {
@@ -79,7 +80,7 @@ def test_a_tpus_collectives_by_hand():
         "all-reduce": 2 * 3 / 4 * (8 * 128 * 4 + 128 * 2 + 4),
         "all-gather": 3 / 4 * 4 * 64 * 2,
         "reduce-scatter": 3 / 4 * 64 * 8 * 2,
-        "collective-permute": 16 * 4,
+        "collective-permute": 16 * 4 + 8 * 4,
     }
 
 

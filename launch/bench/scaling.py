@@ -6,13 +6,15 @@
 
 The mesh is fsdp=8 within data. Memory and FLOPs a chip should stay flat within 2 % of those of 8 chips. What a chip sends is
 told beside what arithmetic says: weights of two bytes gathered over fsdp for each pass of the student and the teacher, gradients scattered
-over fsdp and summed over data, and, of a contrastive loss, every encoding once past every chip, forward and back: these grow with it.
+over fsdp and summed over data, and, of a contrastive loss, every encoding once past every chip, forward and back: on the grid of R x C
+chips that the loss takes where there are many, past R and past C of them.
 """
 
 import json
 import pathlib
 import sys
 import time
+import types
 
 from absl import flags
 
@@ -44,8 +46,18 @@ def arithmetic(found, passes, width):
     weights = found["hbm"]["parameters"] * FSDP / 2  # two bytes where parameters have four
     data = found["chips"] // FSDP
     inside, between = (FSDP - 1) / FSDP, 2 * (data - 1) / data
-    encodings = 2 * 4 * width * found["batch"] * (found["chips"] - 1) / found["chips"]
+    encodings = 2 * 4 * width * found["batch"] / found["chips"] * hops(found["batch"], width, found["chips"])
     return {"weights": passes * weights * inside, "gradients": weights * inside + weights / FSDP * between, "encodings": encodings}
+
+
+def hops(batch, width, chips):
+    """Chips that an encoding and what is gathered for it pass, by the schedule that the loss takes."""
+    from ssljax.losses import pairs, streaming
+
+    layout = streaming.Layout(types.SimpleNamespace(shape={"data": chips // FSDP, "fsdp": FSDP}), ("data", "fsdp"))
+    _, schedule = pairs._plan("auto", batch, batch, width, "float32", layout, half=False)
+    rows, columns = layout.grid
+    return rows - 1 + columns - 1 if schedule == "grid" else chips - 1
 
 
 def measure(method, chips):
