@@ -194,3 +194,24 @@ def test_import_ssljax_is_quick():
 def test_a_bucket_holds_the_checkpoints_and_this_machine_the_rest(tmp_path):
     assert places(tmp_path) == (tmp_path, tmp_path / "checkpoints")
     assert places("gs://bucket/runs/simclr/") == (pathlib.Path("runs/simclr"), "gs://bucket/runs/simclr/checkpoints")
+
+
+def test_what_is_freed_stays_with_the_process_where_a_cpu_is_all_there_is():
+    program = """
+import resource, sys, threading
+from ssljax import cli
+if sys.argv[1] == "keep":
+    cli.keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * 2**27  # 128 MiB, written, and freed at once
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+for _ in range(3):
+    thread = threading.Thread(target=faults)
+    thread.start(), thread.join()
+"""
+    faults = {}
+    for way in ("keep", "default"):
+        done = subprocess.run([sys.executable, "-c", program, way], capture_output=True, text=True, check=True, cwd=ROOT)
+        faults[way] = int(done.stdout.split()[-1])
+    assert faults["keep"] < 1000 < 2**27 // 2**16 <= faults["default"], faults  # in pages of 4 to 64 KiB
