@@ -12,7 +12,6 @@ import pathlib
 import resource
 import statistics
 import sys
-import time
 
 from absl import flags
 
@@ -28,12 +27,6 @@ flags.DEFINE_integer("rounds", 3, "rounds of every case", flag_values=FLAGS)
 flags.DEFINE_string("out", str(ROOT / "launch/bench/results/evals.jsonl"), "rows are appended here", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
 WIDTH, K, CHUNK, BLOCK = 384, 20, 8192, 1024
-
-
-def seconds(function):
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 def peak():
@@ -67,7 +60,10 @@ def neighbours(count, rounds):
     shares = np.array_split(features, rounds)
     bare(shares[0][:BLOCK])
     before = peak()
-    times = [(seconds(lambda s=share: knn.neighbours(features, s, k=K, chunk=CHUNK)), seconds(lambda s=share: bare(s))) for share in shares]
+    times = [
+        (rows.seconds(lambda s=share: knn.neighbours(features, s, k=K, chunk=CHUNK)), rows.seconds(lambda s=share: bare(s)))
+        for share in shares
+    ]
     ratio = statistics.median(a / b for a, b in times)
     return {
         "case": f"{K} nearest, {count:,} x {count:,} of {WIDTH}", "ratio": round(ratio, 3), "bar": 1.5,
@@ -91,7 +87,7 @@ def sweep(count, rounds):
     choose = lambda: fit(*linear.REGULARISERS, tolerance=linear.SWEEP_TOLERANCE)  # noqa: E731
     costliest = max(linear.REGULARISERS, key=lambda r: fit(r)["steps"][0])
     choose()
-    times = [(seconds(choose), seconds(lambda: fit(costliest))) for _ in range(rounds)]
+    times = [(rows.seconds(choose), rows.seconds(lambda: fit(costliest))) for _ in range(rounds)]
     ratio = statistics.median(a / b for a, b in times)
     return {
         "case": f"sweep of 12 regularisers, {count:,} x {WIDTH}, against one",

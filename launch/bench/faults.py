@@ -30,7 +30,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from launch.bench.rows import commit, keep  # noqa: E402
+from launch.bench.rows import commit, keep, markdown  # noqa: E402
 from ssljax import cli, faults  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 from ssljax.errors import Preempted, UserError  # noqa: E402
@@ -461,8 +461,7 @@ SCENARIOS = (whole, kills, sigterm, hosts, flipped, truncated, full, peer, four)
 # ---------------------------------------------------------------------------------------------------------------------- main
 def table(rows):
     columns = ("method", "fault", "should", "outcome", "detail", "seconds")
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return "\n".join(lines + ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows])
+    return markdown(columns, [[str(row[column]) for column in columns] for row in rows])
 
 
 def main(argv):

@@ -24,7 +24,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from launch.bench.rows import commit, keep  # noqa: E402
+from launch.bench.rows import commit, keep, markdown  # noqa: E402
 from ssljax import cli  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 
@@ -272,13 +272,13 @@ COLUMNS = ("config", "seed", "raw_knn_top1", "raw_linear_top1", "random_knn_top1
 
 def table(rows):
     """Markdown of the rows; beside the fixed columns, what only some methods report."""
-    lines = ["| " + " | ".join((*COLUMNS, "also")) + " |", "|" + " --- |" * (len(COLUMNS) + 1)]
+    lines = []
     shown = {*COLUMNS, "method", "data", "label", "batch", "parameters", "loss", "linear_regulariser", "train_seconds", "curve"}
     for row in rows:
         cells = [f"{row[c]:.3f}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in COLUMNS]
         also = ", ".join(f"{k} {v:.3f}" for k, v in row.items() if k not in shown and isinstance(v, float))
-        lines.append("| " + " | ".join([*cells, also]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, also])
+    return markdown((*COLUMNS, "also"), lines)
 
 
 def main(argv):

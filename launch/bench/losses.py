@@ -31,14 +31,13 @@ import re
 import statistics
 import subprocess
 import sys
-import time
 
 from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from launch.bench.rows import keep  # noqa: E402
+from launch.bench.rows import keep, markdown, seconds  # noqa: E402
 from ssljax import cli  # noqa: E402
 from ssljax.errors import UserError  # noqa: E402
 
@@ -261,11 +260,6 @@ def timed(built, batch, width, mesh, rounds, untimed=(), once=()):
         if row["temporary_mib"] * MIB * mesh.size <= MOST_BYTES and not named(form, untimed):
             calls[form.family, form.name] = functools.partial(compiled, *(arrays[name] for name in form.arguments))
 
-    def seconds_of(call):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        return time.perf_counter() - start
-
     pair = arrays["x"], jax.device_put(arrays["y"], NamedSharding(mesh, WHOLE))
     ways = {key: functools.partial(jax.jit(function).lower(*pair).compile(), *pair) for key, function in floors().items()}
     calls |= {("floor", *key): way for key, way in ways.items()}
@@ -275,10 +269,10 @@ def timed(built, batch, width, mesh, rounds, untimed=(), once=()):
         for key, call in calls.items():
             if turn and named(key, once):
                 continue
-            seconds = seconds_of(call)
+            taken = seconds(lambda call=call: jax.block_until_ready(call()))
             if turn or rounds <= 2:
-                rounds_of[key].append(seconds)
-    times = {key: statistics.median_low(seconds) for key, seconds in rounds_of.items()}
+                rounds_of[key].append(taken)
+    times = {key: statistics.median_low(some) for key, some in rounds_of.items()}
 
     dense = {form.family: times.get(form[:2]) for form, _, _ in reversed(built)}  # the first of each family
     for form, row, _ in built:
@@ -394,10 +388,7 @@ COLUMNS = {  # heading: (key, format)
 def table(rows):
     """Markdown of the rows."""
     shown = {heading: of for heading, of in COLUMNS.items() if any(of[0] in row for row in rows)}
-    lines = ["| " + " | ".join(shown) + " |", "|" + " --- |" * len(shown)]
-    for row in rows:
-        lines.append("| " + " | ".join(format(row[key], form) if key in row else "-" for key, form in shown.values()) + " |")
-    return "\n".join(lines)
+    return markdown(shown, [[format(row[key], form) if key in row else "-" for key, form in shown.values()] for row in rows])
 
 
 def bars(rows):

@@ -18,7 +18,6 @@ import os
 import pathlib
 import statistics
 import sys
-import time
 
 from absl import flags
 
@@ -132,19 +131,13 @@ def torch_forms(pair, dtype):
     return found
 
 
-def seconds(call):
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
 def turns(calls, rounds):
     """{name: median seconds} of calls that take turns, after two turns to warm up; without those that find no memory beside the others."""
     calls, times = dict(calls), {name: [] for name in calls}
     for turn in range(rounds + 2):
         for name, call in list(calls.items()):
             try:
-                taken = seconds(call)
+                taken = rows.seconds(call)
             except Exception as error:  # PyTorch's and JAX's, by name
                 if not any(sign in f"{type(error).__name__}: {error}" for sign in ("OutOfMemory", "RESOURCE_EXHAUSTED")):
                     raise
@@ -155,23 +148,26 @@ def turns(calls, rounds):
     return {name: statistics.median(times[name]) for name in calls}
 
 
-def measure(batch, width, dtype):
-    """Rows of every form at this batch. PyTorch first: what it tried in vain would find no memory behind JAX."""
-    pair = encodings(batch, width)
-    built = {("softmax", name): made for name, made in torch_forms(pair, dtype).items()}
-    for (family, name), function in jax_forms().items():
-        built[family, name] = build(function, arguments(family, pair, dtype))
+def timed(built, batch, width, dtype):
+    """Rows of forms {(family, form): (call or None, GiB or None)}, those that have a call timed in turns."""
     times = turns({key: call for key, (call, _) in built.items() if call}, FLAGS.rounds)
     for (family, name), (_, peak) in built.items():
         row = {"family": family, "form": name, "batch": batch, "width": width, "dtype": dtype}
         row |= {"peak_gib": None if peak is None else round(peak, 3)}
         mine, dense = times.get((family, name)), times.get((family, "dense"))
         if mine:
-            row |= {
-                "seconds": round(mine, 5),
-                "tflops": round(6 * batch**2 * width / mine / 1e12, 1),
-            }  # of the three products there must be
+            work = 3 * 2 * batch**2 * width  # the three products that there must be
+            row |= {"seconds": round(mine, 5), "tflops": round(work / mine / 1e12, 1)}
         yield row | ({"to_dense": round(mine / dense, 3)} if mine and dense else {})
+
+
+def measure(batch, width, dtype):
+    """Rows of every form at this batch. PyTorch first: what it tried in vain would find no memory behind JAX."""
+    pair = encodings(batch, width)
+    built = {("softmax", name): made for name, made in torch_forms(pair, dtype).items()}
+    for (family, name), function in jax_forms().items():
+        built[family, name] = build(function, arguments(family, pair, dtype))
+    yield from timed(built, batch, width, dtype)
 
 
 def by_block(batch, width, dtype):
@@ -183,11 +179,8 @@ def by_block(batch, width, dtype):
         streaming.BLOCK = streaming.GPU_BLOCK = block
         for (family, name), function in jax_forms().items():
             if name != "dense":
-                built[family, f"{name}, block {block}"] = build(functools.partial(function), arguments(family, pair, dtype))
-    times = turns({key: call for key, (call, _) in built.items()}, FLAGS.rounds)
-    for (family, name), taken in times.items():
-        row = {"family": family, "form": name, "batch": batch, "width": width, "dtype": dtype, "peak_gib": round(built[family, name][1], 3)}
-        yield row | {"seconds": round(taken, 5), "tflops": round(6 * batch**2 * width / taken / 1e12, 1)}
+                built[family, f"{name}, block {block}"] = build(function, arguments(family, pair, dtype))
+    yield from timed(built, batch, width, dtype)
 
 
 def definition(family, x, y):
@@ -245,9 +238,7 @@ def main(argv):
             rows.keep(table[-1:], FLAGS.out)
             print(json.dumps(table[-1]), file=sys.stderr, flush=True)
     head = list(dict.fromkeys(name for row in table for name in row if name not in ("device", "jax", "commit")))
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
-    for row in table:
-        print("| " + " | ".join(str(row.get(name, "")) for name in head) + " |")
+    print(rows.markdown(head, [[str(row.get(name, "")) for name in head] for row in table]))
     if FLAGS.json:
         print(json.dumps(table))
 

@@ -1,8 +1,9 @@
-"""What the benchmarks share: what a row says of where it comes from, and how rows are kept and told."""
+"""What the benchmarks share: the time of a call, what a row says of where it comes from, and how rows are kept and told."""
 
 import json
 import pathlib
 import subprocess
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -25,3 +26,16 @@ def keep(rows, out):
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def markdown(head, cells):
+    """A table: head, the columns' names; cells, a list of strings a row."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in cells])
+
+
+def seconds(call):
+    """Of one call, which returns when its work is done."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

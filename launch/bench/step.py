@@ -18,7 +18,6 @@ import os
 import pathlib
 import statistics
 import sys
-import time
 
 from absl import flags
 
@@ -174,12 +173,6 @@ def product(dtype):
     return (lambda: multiply(x).block_until_ready()), 2 * 2048**3
 
 
-def seconds(function):
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
 def measure(case, batch, dtype):
     """Row of a case."""
     import jax
@@ -211,7 +204,7 @@ def measure(case, batch, dtype):
     times = {name: [] for name in steps}
     for _ in range(FLAGS.rounds):
         for name, function in steps.items():
-            times[name].append(seconds(function))
+            times[name].append(rows.seconds(function))
     if FLAGS.profile:
         with jax.profiler.trace(FLAGS.profile):
             step(), step(), step()
@@ -224,7 +217,7 @@ def measure(case, batch, dtype):
         "mfu": round(flops / mine / peak / jax.device_count(), 3), "programs": made.step._cache_size(),
     } | found  # fmt: skip
     if FLAGS.twice:
-        step = steps = None  # its state goes
+        step = steps = function = None  # the state that they hold goes
         row["same_bits"] = repeats(made, raw)
     for name in times:
         if name != "ours":
@@ -249,9 +242,7 @@ def main(argv):
         print(json.dumps(table[-1]), file=sys.stderr, flush=True)
     names = list(dict.fromkeys(name for row in table for name in row if name.startswith("ours/")))
     head = ("case", "dtype", "batch", "seconds", "images_per_second", "mfu", *names)
-    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
-    for row in table:
-        print("| " + " | ".join(str(row.get(name, "")) for name in head) + " |")
+    print(rows.markdown(head, [[str(row.get(name, "")) for name in head] for row in table]))
     if FLAGS.json:
         print(json.dumps(table))
 

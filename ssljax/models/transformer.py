@@ -34,7 +34,7 @@ def _normal(x):
     if not quick:
         return 0.5 * jax.lax.erfc(x * -0.7071067811865476), density
     near = jnp.minimum(jnp.abs(x), 6.0) / 3.0 - 1.0
-    tail = density * functools.reduce(lambda sum, coefficient: sum * near + coefficient, MILLS)
+    tail = density * functools.reduce(lambda value, coefficient: value * near + coefficient, MILLS)
     return jnp.where(x > 0, 1.0 - tail, tail), density
 
 
