@@ -32,7 +32,7 @@ def get_config(arg=""):
             warmup_teacher_epochs=30.0,
             ema=0.992,
             freeze_last_layer_steps=imagenet.steps(a, 1),
-            encoder=vit.size(a.size, mask_token=True, layer_scale=1e-5, drop_path=0.3, dtype="bfloat16"),
+            encoder=vit.size(a.size, mask_token=True, layer_scale=1e-5, drop_path=0.3, remat="dots", dtype="bfloat16"),
             head=head,
             patch_head=head,
         ),

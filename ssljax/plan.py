@@ -4,6 +4,7 @@ python -m ssljax.plan --config configs/siglip_vitb16_webimages.py --topology v5e
 python -m ssljax.plan --config configs/dinov2_vitl16_imagenet.py --topology v5p:4x4x4 --mesh data=16,fsdp=4 --batch 2048
 python -m ssljax.plan --config configs/mae_vitb16_imagenet.py --topology v4:8x8x8 --search --json
 python -m ssljax.plan --config configs/siglip_vitb16_webimages.py --topology 2*v5e:16x16      # two slices; data=2 between them
+python -m ssljax.plan --config configs/simclr_resnet50_imagenet.py --topology v5e:8x8 --quick   # does it fit? in a fifth of the time
 
 TPU v4, v5e, v5p, v6e and tpu7x, by the TPU compiler of the package libtpu; `bash launch/plan.sh` makes an environment for it. For GPUs,
 which cannot be compiled for from here (--topology h100:8): exact bytes of the state and FLOPs, and no activations.
@@ -11,6 +12,7 @@ Times are bounds of a chip that does all at once at its peak; a step takes longe
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -26,6 +28,7 @@ flags.DEFINE_string("topology", "", "v5e:16x16, v4:8x8x8, 2*v5e:16x16 (two slice
 flags.DEFINE_string("mesh", "", "data=64,fsdp=4,tensor=1; empty: the config's", flag_values=FLAGS)
 flags.DEFINE_integer("batch", 0, "global batch; 0: the config's", flag_values=FLAGS)
 flags.DEFINE_bool("search", False, "where it does not fit: recompute more, then halve the batch", flag_values=FLAGS)
+flags.DEFINE_bool("quick", False, "let the compiler fuse little: the same memory, FLOPs and collectives; no HBM traffic", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "end with one JSON line of the plan", flag_values=FLAGS)
 
 GIB = 2**30
@@ -82,8 +85,11 @@ def raw_shapes(built, batch):
     return {name: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for name, x in two.items()}
 
 
-def plan(config, topology, examples=1_281_167):
-    """-> the plan's figures (dict): bytes a device by kind, FLOPs, traffic, collectives, bounds, whether it fits."""
+def plan(config, topology, examples=1_281_167, quick=False):
+    """-> the plan's figures (dict): bytes a device by kind, FLOPs, traffic, collectives, bounds, whether it fits.
+
+    quick: compile at the least effort. What is held and sent is the same within a hundredth, but less is fused, so that the traffic
+    of HBM is not the real program's, and is left out."""
     import jax
     from jax.sharding import NamedSharding
 
@@ -102,7 +108,9 @@ def plan(config, topology, examples=1_281_167):
         flops = metrics.count_flops(run.train_step, run.shapes, raw) / count
         out = {"config": config.method.name, "topology": topology, "chips": count, "mesh": dict(mesh.shape), "batch": config.batch}
         out |= {"hbm": {name: share(getattr(run.shapes, field)) for name, field in KINDS.items()} | {"batch": share(batch)}}
-        compiled = None if stand_ins else run.step.lower(run.shapes, batch).compile()
+        lowered = None if stand_ins else run.step.lower(run.shapes, batch)
+    effort = {"exec_time_optimization_effort": -1.0} if quick else None
+    compiled = None if lowered is None else lowered.compile(compiler_options=effort)
     out["flops"] = flops
     dtype = getattr(built.method.encoder, "dtype", "float32")
     peak = metrics.peak_flops(kind, dtype)
@@ -112,9 +120,11 @@ def plan(config, topology, examples=1_281_167):
         out["hbm"]["temporaries"] = memory.temp_size_in_bytes
         out["hbm"]["results beside the state"] = max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
         out["arguments"] = memory.argument_size_in_bytes
-        moved, sent = traffic(compiled.as_text())
-        out |= {"bytes": moved, "collectives": sent, "intensity": flops / max(moved, 1), "ridge": peak / (bandwidth * 1e9)}
-        seconds |= {"HBM": moved / (bandwidth * 1e9), "links": sum(sent.values()) / (links * 1e9)}
+        moved, out["collectives"] = traffic(compiled.as_text())
+        if not quick:
+            out |= {"bytes": moved, "intensity": flops / max(moved, 1), "ridge": peak / (bandwidth * 1e9)}
+            seconds["HBM"] = moved / (bandwidth * 1e9)
+        seconds["links"] = sum(out["collectives"].values()) / (links * 1e9)
     out["total"] = sum(out["hbm"].values())
     out["capacity"] = hbm * GIB
     out["fits"] = out["total"] <= hbm * GIB * (1 - RESERVED)
@@ -301,11 +311,11 @@ def _bytes(shape):
     return [BYTES.get(dtype, 4) * math.prod(map(int, filter(None, dimensions.split(",")))) for dtype, dimensions in found]
 
 
-def search(config, topology, say):
+def search(config, topology, say, quick=False):
     """The plan with the least recomputation, then the largest batch, that fits; says why at each step."""
     from ssljax.models.layers import REMAT
 
-    found = plan(config, topology)
+    found = plan(config, topology, quick=quick)
     say(found)
     policies = list(REMAT)
     towers = [tower for tower in ("encoder", "text", "decoder") if tower in config.method and "remat" in config.method[tower]]
@@ -317,13 +327,13 @@ def search(config, topology, say):
         for tower in towers:
             config.method[tower].remat = policy
         print(f"{found['total'] / GIB:.1f} of {found['capacity'] / GIB:.0f} GiB: does not fit; with remat={policy}:")
-        found = plan(config, topology)
+        found = plan(config, topology, quick=quick)
         say(found)
     shards = found["mesh"]["data"] * found["mesh"]["fsdp"]
     while not found["fits"] and config.batch % (2 * shards) == 0:
         config.batch //= 2
         print(f"{found['total'] / GIB:.1f} of {found['capacity'] / GIB:.0f} GiB: does not fit; with half the batch, {config.batch}:")
-        found = plan(config, topology)
+        found = plan(config, topology, quick=quick)
         say(found)
     if not found["fits"]:
         raise UserError(
@@ -356,7 +366,7 @@ def tell(found):
 
 
 def main(argv):
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}  # no TPU is opened
     config = cli.parse_config(argv, FLAGS, __doc__)
     if not FLAGS.topology:
         raise UserError(f"--topology is missing: CHIP:SHAPE, e.g. v5e:16x16, with CHIP one of {', '.join(CHIPS)}")
@@ -368,7 +378,8 @@ def main(argv):
     config.batch = FLAGS.batch or config.batch
     if parts_of(FLAGS.topology)[1] in GPUS:
         cli.fake_devices(devices_of(FLAGS.topology)[2])
-    found = search(config, FLAGS.topology, tell) if FLAGS.search else plan(config, FLAGS.topology)
+    make = functools.partial(search, say=tell) if FLAGS.search else plan
+    found = make(config, FLAGS.topology, quick=FLAGS.quick)
     if not FLAGS.search:
         tell(found)
     if FLAGS.json:

@@ -94,7 +94,7 @@ def test_the_search_recomputes_more_and_then_halves_the_batch(monkeypatch, capsy
     config = configs.load(METHODS["mae"])
     tried = []
 
-    def fake(config, topology):
+    def fake(config, topology, quick):
         tried.append((config.method.encoder.remat, config.batch))
         activations = config.batch * {"none": 4, "dots": 2, "full": 1}[config.method.encoder.remat] * plan.GIB // 64
         hbm = dict.fromkeys(plan.KINDS, plan.GIB) | {"temporaries": activations}
@@ -107,7 +107,7 @@ def test_the_search_recomputes_more_and_then_halves_the_batch(monkeypatch, capsy
     assert tried == [("none", 256), ("dots", 256), ("full", 256), ("full", 128)]
     assert "19.0 of 6 GiB: does not fit; with remat=dots:" in capsys.readouterr().out
     config.batch = 4  # one a device, and the state is too large
-    monkeypatch.setattr(plan, "plan", lambda config, topology: fake(config, topology) | {"fits": False})
+    monkeypatch.setattr(plan, "plan", lambda *args, **named: fake(*args, **named) | {"fits": False})
     with pytest.raises(UserError, match="3.0 are the state: more chips, or more of --mesh fsdp=2"):
         plan.search(config, "v5e:2x2", lambda found: None)
 

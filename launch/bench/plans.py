@@ -1,15 +1,18 @@
 """Every paper-scale config, compiled for a pod that fits it: HBM of a chip, ceiling on images/s, what bounds it.
 
     bash launch/plan.sh --help                                 # once: makes .venv-plan, which has the TPU's compiler
-    .venv-plan/bin/python launch/bench/plans.py                # those without a row; a minute or two each on two CPU cores
+    .venv-plan/bin/python launch/bench/plans.py                # those without a row; one to six minutes each on two CPU cores
+    .venv-plan/bin/python launch/bench/plans.py --quick        # a minute each, without HBM's traffic: those without any row
     .venv-plan/bin/python launch/bench/plans.py --only dino --again
     .venv-plan/bin/python launch/bench/plans.py --write        # the rows' figures into the configs' docstrings; plans nothing
 
-A config is planned for the first pod of its list that fits; a plan is a process of its own, so that one which fails ends no other.
+A config is planned for the first pod of its list that fits, from the first on which a chip has no more than 64 images; a plan is a
+process of its own, so that one which fails ends no other.
 """
 
 import ast
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -21,21 +24,20 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from launch.bench.rows import commit, keep  # noqa: E402
-from ssljax import cli  # noqa: E402
+from ssljax import cli, plan  # noqa: E402
+from ssljax import config as configs  # noqa: E402
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("only", "", "configs whose file name has this in it", flag_values=FLAGS)
 flags.DEFINE_bool("again", False, "those that have a row as well", flag_values=FLAGS)
+flags.DEFINE_bool("quick", False, "plan with --quick", flag_values=FLAGS)
 flags.DEFINE_bool("write", False, "write the rows' figures into the configs' docstrings", flag_values=FLAGS)
 flags.DEFINE_integer("limit", 1800, "seconds that one plan may take", flag_values=FLAGS)
 flags.DEFINE_string("out", str(ROOT / "launch/bench/results/plans.jsonl"), "rows are appended here", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
 
 PODS = ("v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:8x8x8")
-OWN = {  # configs that are for a pod of their own
-    "siglip_vitb16_webimages": ("v5e:16x16",),
-    "mae_vith14_imagenet": ("v4:8x8x8",),
-}
+IMAGES = 64  # of a chip, at most, but on the largest pods
 MARK = "Plan: "
 
 
@@ -45,9 +47,12 @@ def paper_configs():
 
 def measure(path):
     """Row of one config: the plan for the first pod that fits, or for the last one."""
-    for pod in OWN.get(path.stem, PODS):
+    batch = configs.load(path).batch
+    roomy = [pod for pod in PODS[:-2] if batch <= IMAGES * math.prod(plan.parts_of(pod)[2])]
+    for pod in roomy + list(PODS[-2:]):
         started = time.monotonic()
         command = [sys.executable, "-m", "ssljax.plan", "--config", f"configs/{path.name}", "--topology", pod, "--json"]
+        command += ["--quick"] * FLAGS.quick
         row = {"file": path.name, "topology": pod, "fits": False}
         try:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=FLAGS.limit)
@@ -66,15 +71,16 @@ def measure(path):
 def line(row):
     """What a config's docstring says of its plan."""
     mesh = ",".join(f"{axis}={n}" for axis, n in row["mesh"].items() if n > 1)
-    bounded = row["bound"].replace("products", "matrix products")
+    bounded = row["bound"].replace("products", "matrix products") + ("" if "bytes" in row else "; HBM's traffic not counted")
     return (f"{MARK}{row['topology']}, {mesh}: {row['total'] / 2**30:.1f} of {row['capacity'] / 2**30:.0f} GiB a chip, "
             f"at most {row['images_per_second']:,.0f} images/s ({bounded}).")  # fmt: skip
 
 
 def kept(out):
-    """{file: its latest row that fits}."""
+    """{file: its latest row that fits; one of a whole plan before those of quick ones}."""
     out = pathlib.Path(out)
-    rows = map(json.loads, out.read_text().splitlines()) if out.exists() else ()
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    rows.sort(key=lambda row: "bytes" in row)  # stable
     return {row["file"]: row for row in rows if row["fits"]}
 
 
@@ -92,7 +98,7 @@ def main(argv):
             path = ROOT / "configs" / file
             path.write_text(with_line(path.read_text(), line(row)))
         return
-    table, done = [], {} if FLAGS.again else kept(FLAGS.out)
+    table, done = [], {} if FLAGS.again else {file for file, row in kept(FLAGS.out).items() if FLAGS.quick or "bytes" in row}
     for path in paper_configs():
         if FLAGS.only in path.stem and path.name not in done:
             table.append(measure(path))
