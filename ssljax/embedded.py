@@ -62,7 +62,7 @@ def make_pairs(a, *, augmented=None, **rest):
     """The same for pictures and captions: one lightly cropped view, words as tokens; augmented: a second group of views."""
     views = dict(count=1, scale=(0.7, 1.0), flip=0.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0)
     optim = dict(lr=dict(kind="cosine", peak=3e-3, warmup_steps=20), b2=0.95, clip_norm=1.0) | rest.pop("optim", {})
-    data = dict(caption="caption", tokenizer="words:2048")
+    data = dict(caption="caption", tokenizer="words:2048") | rest.pop("data", {})
     config = make(a, views=views, optim=optim, data=data, evals=dict(names=("knn", "zeroshot")) | rest.pop("evals", {}), **rest)
     if augmented:
         config.augment.augmented = fields.expand(Group, augmented, "augment.augmented")

@@ -109,6 +109,14 @@ def linear_probe(workdir, label="photograph"):
     return linear.evaluate(parts["train"], parts["test"], classes=len(scenes_recipe.CLASSES["photo"][label]))["linear_top1"]
 
 
+def feed_of(config, rows, tokenizer):
+    """The batches of a split's arrays."""
+    from ssljax.data import pipeline
+
+    options = dict(tokenizer=tokenizer, text_key=config.data.caption, label=config.data.label)
+    return pipeline.array_batches(rows, batch=config.batch, seed=config.seed, **options)
+
+
 def fit(config, watch=lambda *_: None, train=None):
     """Train a config from arrays, from config.init.checkpoint where it is given. train: other rows than the training split's. watch: called
     with (program, state, embedded split) before the first step. -> built, program, state, metrics of every step, tokenizer, splits,
@@ -123,7 +131,7 @@ def fit(config, watch=lambda *_: None, train=None):
     tokenizer = inputs.make_tokenizer(built)
     splits = {split: scenes_recipe.make(config.data.source.removeprefix("scenes/"), split) for split in MOST}
     splits["train"] = train or splits["train"]
-    feed = pipeline.array_batches(splits["train"], batch=config.batch, seed=config.seed, tokenizer=tokenizer, label=config.data.label)
+    feed = feed_of(config, splits["train"], tokenizer)
     batch, examples = next(feed), len(splits["train"]["image"])
     mesh = sharding.make_mesh(config.mesh.to_dict(), batch=config.batch)
     p = program.make(config, built, mesh, batch, examples)
@@ -155,9 +163,7 @@ def held_out(config, p, state, tokenizer, splits, batches=8):
     import jax.numpy as jnp
     import numpy as np
 
-    from ssljax.data import pipeline
-
-    feed = pipeline.array_batches(splits["test"], batch=config.batch, seed=config.seed, tokenizer=tokenizer, label=config.data.label)
+    feed = feed_of(config, splits["test"], tokenizer)
     rows = [p.step(jax.tree.map(jnp.copy, state), p.put(next(feed)))[1] for _ in range(batches)]
     own = [name for name in rows[0] if name not in {"nonfinite", "gradient_norm", *p.schedules}]
     out = {f"test_{name}": float(np.mean([float(row[name]) for row in rows])) for name in own if np.ndim(rows[0][name]) == 0}
@@ -237,13 +243,13 @@ def run(path, argument, seed, steps=0):
             values = {"image": rows["image"], "label": rows[label], **{k: rows[k] for k in kinds if k != label}}
             values = {k: v[: MOST[split]] for k, v in values.items()}
             if tokenizer is not None:
-                values["text"] = tokenizer(list(rows["caption"][: MOST[split]]))
+                values["text"] = tokenizer(list(rows[config.data.caption][: MOST[split]]))
             batches = pipeline.array_eval_batches(values, batch=256)
             out = features.extract(inputs.embedder(p, state, pairs=split == "test"), batches, p.put)
             parts[split] = inputs.label_columns(out, kinds, label) | {"image": values["image"]}
         return evals.judge(evaluators, evals.Context(
             **parts, classes=len(kinds[label]), text_embed=inputs.text_embedder(p, state, tokenizer),
-            write=inputs.caption_writer(built, p, state, tokenizer, lambda: list(splits["train"]["caption"])),
+            write=inputs.caption_writer(built, p, state, tokenizer, lambda: list(splits["train"][config.data.caption])),
             class_names=kinds, prompts=scenes_recipe.PROMPTS.get(scenes, {}),
         ))[0]  # fmt: skip
 

@@ -24,7 +24,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
             **{name: tfds.features.ClassLabel(names=names) for name, names in recipe.CLASSES[config].items()},
         }
         if config == "photo":
-            features["caption"] = tfds.features.Text()
+            features |= {"caption": tfds.features.Text(), "description": tfds.features.Text()}
         return tfds.core.DatasetInfo(
             builder=self,
             description="Handwritten digits in small scenes, composed from what scikit-learn and scikit-image ship.",

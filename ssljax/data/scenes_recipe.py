@@ -2,7 +2,8 @@
 
 `plain`: scikit-learn's 1,797 handwritten digits in white on black, of any size, place and turn, so that raw pixels say little
 while features that ignore place and size say much. `photo`: coloured digits over crops of fourteen photographs from scikit-image and
-scikit-learn, with a caption. Train and test share no digit image, and no part of a photograph (left 70 % against right 30 %).
+scikit-learn, with a caption and a description. Train and test share no digit image, and no part of a photograph (left 70 % against
+right 30 %).
 
 Arrays are a function of (config, split, n, seed) alone. No TensorFlow, no download; a few seconds on one core.
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from ssljax.errors import UserError
 
-VERSION = "1.0.0"  # of the recipe: raise it whenever an array changes, so that no prepared copy outlives its recipe
+VERSION = "1.1.0"  # of the recipe: raise it whenever an array changes, so that no prepared copy outlives its recipe
 CANVAS = 32  # pixels, height and width of every image
 COUNTS = {"train": 8192, "test": 2048}
 TRAIN_DIGITS = 0.8  # share of the digit images
@@ -53,6 +54,27 @@ COLOURS = {
 SIZES = {"small": (12.0, 15.0), "medium": (16.0, 20.0), "large": (21.0, 26.0)}  # side of the digit's 8x8 box, pixels
 LIGHT = (1.6, 1.35)
 PLACES = ["top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right"]
+# What people say of a photograph without its name: words that come together, some of them said of several photographs.
+SAID = {
+    "astronaut": "suit helmet flag smile woman badge space shuttle collar portrait",
+    "brick": "wall mortar blocks rows masonry house clay edges stone corner",
+    "cat": "fur whiskers ears nose kitten stripes pet face paws eye",
+    "coffee": "cup saucer spoon table drink foam handle morning wood breakfast",
+    "coins": "money metal bronze emperors antique museum silver faces stamp hoard",
+    "flower": "petals stem garden bloom dahlia leaves pollen summer plant bees",
+    "galaxies": "stars space telescope spirals deep sky dust night light distance",
+    "grass": "lawn blades meadow field turf leaves garden plant summer ground",
+    "gravel": "stones pebbles path ground rocks drive grit stone rubble dust",
+    "motorcycle": "wheels engine garage seat tyre metal chrome workshop tank handle",
+    "pagoda": "roof temple tiles palace trees tower storeys house sky stone",
+    "retina": "eye vessels nerve doctor disc medicine fundus scan light lens",
+    "rocket": "launch pad tower smoke flame space fire night sky lights",
+    "tissue": "cells microscope stain slide nuclei medicine gland scan lens doctor",
+}
+FILLERS = "old new bright dark quiet plain fine soft hard clean odd big part piece view side detail thing bit kind".split()
+DESCRIPTIONS = (  # {}: a word of SAID, []: a filler
+    "[] {} and a [] {} with {} []", "the {} and the {} of a [] [] {}", "{} [] {} [] {} []", "a [] [] where {} and {} meet {}",
+)  # fmt: skip
 
 CLASSES = {
     "plain": {"digit": DIGITS},
@@ -87,7 +109,7 @@ def make(config, split, n=None, seed=0):
       row, col float32 (centre of the digit, pixels); angle float32 (degrees, counter-clockwise).
       plain: label int32 (= digit); size float32 (side of the digit's box, pixels).
       photo: photograph, colour, place, size int32 (classes of `CLASSES["photo"]`); pixels float32 (side of the digit's box);
-      crop float32 (n, 4), (top, left, height, width) in the photograph's pixels; caption, a list of str.
+      crop float32 (n, 4), (top, left, height, width) in the photograph's pixels; caption, description, lists of str.
     Raises:
       UserError: unknown config or split, or a wheel without the photographs.
     """
@@ -159,6 +181,7 @@ def _photo(rng, split, n, seed):
         "image": np.round(image).astype(np.uint8), **{name: np.int32(c) for name, c in classes.items()}, "digit": digit,
         "pixels": np.float32(pixels), "row": row, "col": col, "angle": np.float32(angle), "source_digit": source,
         "crop": crop, "caption": _captions(rng, classes, digit),
+        "description": _descriptions(np.random.default_rng([seed, list(COUNTS).index(split), len(DESCRIPTIONS)]), classes["photograph"]),
     }  # fmt: skip
 
 
@@ -178,6 +201,18 @@ def _captions(rng, classes, digit):
         )
         for i in range(n)
     ]
+
+
+def _descriptions(rng, photographs):
+    """ "fine pebbles and a quiet path with grit view": what is in the photograph, never its name, among words that are said of anything. No
+    word tells the photograph alone as surely as the company it keeps."""
+    out = []
+    for name in photographs:
+        words = SAID[list(PHOTOGRAPHS)[name]].split()
+        said, fillers = iter(rng.choice(words, 3, replace=False)), iter(rng.choice(FILLERS, 3, replace=False))
+        form = DESCRIPTIONS[rng.integers(len(DESCRIPTIONS))].split()
+        out.append(" ".join(next(said) if word == "{}" else next(fillers) if word == "[]" else word for word in form))
+    return out
 
 
 @functools.cache

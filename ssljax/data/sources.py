@@ -266,9 +266,8 @@ def arrays(values, classes=None, name="arrays"):
 
 def scenes(config, split, n=None):
     """The embedded data straight from the recipe, in memory: the same records as `open("scenes/...", split)`, without TensorFlow."""
-    keep = {"image", "caption", *scenes_recipe.CLASSES.get(config, ())}
-    values = {key: value for key, value in scenes_recipe.make(config, split, n).items() if key in keep}
-    values = {key: values[key] for key in ["image", *scenes_recipe.CLASSES[config], "caption"] if key in values}
+    made = scenes_recipe.make(config, split, n)
+    values = {key: made[key] for key in ["image", *scenes_recipe.CLASSES[config], "caption", "description"] if key in made}
     return arrays(values, scenes_recipe.CLASSES[config], name=f"scenes/{config}")
 
 

@@ -99,6 +99,21 @@ def test_captions_say_what_is_there():
 
 
 @pytest.mark.quick
+def test_descriptions_say_what_is_there_and_never_name_it():
+    rows, names = recipe.make("photo", "test", 400), list(recipe.PHOTOGRAPHS)
+    assert list(recipe.SAID) == names and all(len(set(words.split())) == 10 for words in recipe.SAID.values())
+    known = {word for words in recipe.SAID.values() for word in words.split()}
+    assert not known & {*recipe.FILLERS, *names}
+    for photograph, description in zip(rows["photograph"], rows["description"], strict=True):
+        words = description.split()
+        said = known & set(words)
+        assert len(said) == 3 and said <= set(recipe.SAID[names[photograph]].split())
+        assert len(words) <= 12 and len(set(recipe.FILLERS) & set(words)) in (2, 3)
+    assert len(set(rows["description"])) > 390
+    assert recipe.make("photo", "train", 400)["description"] != rows["description"]
+
+
+@pytest.mark.quick
 def test_photo_paints_the_colour_and_the_place_it_names():
     rows = recipe.make("photo", "train", 400)
     third = np.stack([rows["place"] // 3, rows["place"] % 3], -1)
