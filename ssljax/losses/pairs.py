@@ -2,13 +2,15 @@
 
     statistics   log-sum-exps and sums of the logits along rows and columns (softmax losses): a loss is then a formula of vectors
     pair_sum     the sum over all pairs of a logistic loss of each (sigmoid losses)
+    nearest      of every row the row most like it, of a set with itself (KoLeo)
 
-Both are differentiable functions of global arrays. Gradients are formed blockwise too, by a `custom_vjp` that stands outside of
+All are differentiable functions of global arrays. Gradients are formed blockwise too, by a `custom_vjp` that stands outside of
 `shard_map`, so no collective is ever transposed. With M = 2 N M' D FLOPs of one matrix of logits (N x M' pairs, width D):
 
     statistics   4 M with the gradients of both sides; 3 M where the logits are kept; 2 M where y is constant and one row of
                  log-sum-exps is all that is asked (a queue of keys); half of each where a set is paired with itself
     pair_sum     3 M: its gradient needs nothing that the first visit does not know
+    nearest      2 M: the second visit adds up, with ones and zeros, what comes back to a row from those that it is nearest to
 """
 
 import dataclasses
@@ -578,3 +580,56 @@ def _pair_sum_backward(plan, residuals, cotangent):
 
 
 _pair_sum.defvjp(_pair_sum_forward, _pair_sum_backward, symbolic_zeros=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- nearest
+def nearest(z, impl="auto"):
+    """Of every row the other row of greatest inner product, the first of several: z (N, D) -> (N, D), z's dtype.
+
+    Gradients flow into the rows that were found, not through the choice. Raises UserError where the devices do not divide N.
+    """
+    check_impl(impl)
+    layout = streaming.layout_of(z)
+    streaming.check_divides(layout, z=len(z))
+    return _nearest(_plan(impl, len(z), len(z), z.shape[1], z.dtype, layout, half=False)[1], z)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _nearest(schedule, z):
+    return _visit_nearest(schedule, z)[0]
+
+
+def _better(p, q):
+    """Where q's row comes before p's: it is nearer, or as near and earlier."""
+    return (q["max"] > p["max"]) | ((q["max"] == p["max"]) & (q["id"] < p["id"]))
+
+
+def _visit_nearest(schedule, z):
+    def combine(shared, p, q):
+        better = _better(p, q)
+        return {name: jnp.where(better.reshape(-1, *[1] * (p[name].ndim - 1)), q[name], p[name]) for name in p}
+
+    def block(shared, a, b, row, column, fresh, kept):
+        u = _where(_mask("others", a, b, fresh), dot(a["z"], b["z"]), -jnp.inf)
+        at = u.argmax(1)
+        found = {"max": u.max(1), "id": b["id"][at].astype(row["id"].dtype), "z": b["z"][at].astype(row["z"].dtype)}
+        return combine(shared, row, found), column, None
+
+    sides = ({"z": z, **_attributes(len(z), None)},) * 2
+    specs = {"max": (-jnp.inf, ()), "id": (jnp.inf, ()), "z": (0.0, (z.shape[1],))}  # float32 holds numbers of rows up to 2^24
+    rows, _, _ = streaming.sweep(block, {}, *sides, specs, {}, combine=combine, schedule=schedule, dtype=_wide(z))
+    return rows["z"].astype(z.dtype), rows["id"]
+
+
+def _nearest_backward(schedule, found, cotangent):
+    def block(shared, a, b, row, column, fresh, kept):
+        chosen = _where(fresh, a["found"][:, None] == b["id"][None, :].astype(a["found"].dtype), False)
+        return row, column | {"z": column["z"] + dot(chosen.astype(a["z"].dtype), a["z"], (0, 0))}, None
+
+    own, visit = {"z": cotangent, "found": found}, _attributes(len(found), None)
+    gathered = {"z": (0.0, (cotangent.shape[1],))}
+    _, columns, _ = streaming.sweep(block, {}, own, visit, {}, gathered, schedule=schedule, dtype=_wide(cotangent))
+    return (columns["z"].astype(cotangent.dtype),)
+
+
+_nearest.defvjp(_visit_nearest, _nearest_backward)

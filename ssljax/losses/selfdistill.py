@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ssljax.errors import UserError
 from ssljax.losses.contrastive import normalise, similarities
-from ssljax.losses.pairs import check_impl, expected, lse, statistics
+from ssljax.losses.pairs import check_impl, expected, lse, nearest, statistics
 
 
 # ------------------------------------------------------------------------------------------------------- distributions
@@ -108,16 +108,21 @@ def byol(p0, p1, z0, z1):
     return 4 + 2 * (negative_cosine(p0, z1) + negative_cosine(p1, z0))
 
 
-def koleo(z, *, eps=1e-8):
+def koleo(z, *, eps=1e-8, impl="auto"):
     """Spreads features by the distance to the nearest (Sablayrolles et al. 2019, section 3, as in DINOv2, Oquab et al. 2023, section 4).
 
     loss = -mean log(|z_i - z_n(i) + eps| + eps), z of unit norm, n(i) = argmax over j != i of z_i . z_j
 
-    z: (B, D), normalised here. The gradient flows to both of a pair. -> float32 scalar.
+    z: (B, D), normalised here, of the global batch. The gradient flows to both of a pair. Only impl="dense" holds the (B, B) matrix.
+    -> float32 scalar.
     """
     z = normalise(z)
-    others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, similarities(*jax.lax.stop_gradient((z, z))))
-    distance = jnp.sqrt(jnp.sum(jnp.square(z - z[others.argmax(1)] + eps), axis=1))  # eps also keeps the root off 0
+    if impl == "dense":
+        others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, similarities(*jax.lax.stop_gradient((z, z))))
+        found = z[others.argmax(1)]
+    else:
+        found = nearest(z, impl)
+    distance = jnp.sqrt(jnp.sum(jnp.square(z - found + eps), axis=1))  # eps also keeps the root off 0
     return -jnp.mean(jnp.log(distance + eps))
 
 

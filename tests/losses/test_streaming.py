@@ -61,6 +61,8 @@ LOSSES = {
     "nnclr": (lambda p, impl: losses.nnclr(X, p, QUEUE, temperature=0.2, impl=impl), (Y,)),
     "ressl": (lambda q, impl: losses.ressl(q, Y, QUEUE, student_temperature=0.1, teacher_temperature=0.05, impl=impl), (X,)),
     "detcon": (lambda *z, impl: losses.detcon(regions(z[:2]), regions(z[2:]), OBJECTS, temperature=0.2, impl=impl), (X, Y, U, V)),
+    "koleo": (lambda z, impl: losses.koleo(z, impl=impl), (X,)),
+    "koleo, equal rows": (lambda z, impl: losses.koleo(jnp.concatenate([z[:8]] * 3), impl=impl), (X,)),  # the first of the nearest counts
     "uniformity": (lambda z, impl: losses.uniformity(z, t=3.0, impl=impl), (X,)),
     "siglip": (losses.siglip, (X, Y, SCALE, BIAS)),
     "siglip, labels": (lambda x, y, s, b, impl: losses.siglip(x, y, s, b, labels=LABELS, impl=impl), (X, Y, SCALE, BIAS)),
@@ -105,18 +107,18 @@ def test_streamed_on_eight_devices_is_dense_on_one(name):
     check(name, "stream", mesh_of(data=4, fsdp=2))
 
 
-@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent", "siglip", "info_nce, queue"])
+@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent", "siglip", "info_nce, queue", "koleo"])
 @pytest.mark.parametrize("sizes", [{"data": 2}, {"data": 3}, {"data": 4}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
 def test_any_mesh(name, sizes, small_blocks):
     check(name, "stream", mesh_of(**sizes))
 
 
-@pytest.mark.parametrize("name", ["clip_softmax", "siglip", "info_nce, constant keys", "distill_clip"])
+@pytest.mark.parametrize("name", ["clip_softmax", "siglip", "info_nce, constant keys", "distill_clip", "koleo"])
 def test_the_grid_is_the_ring(name, small_blocks):
     check(name, "grid", mesh_of(data=8))
 
 
-@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent", "siglip", "info_nce, constant keys", "distill_clip"])
+@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent", "siglip", "info_nce, constant keys", "distill_clip", "koleo"])
 def test_small_batches_are_gathered_and_their_logits_kept(name, small_blocks):
     check(name, "auto", mesh_of(data=8))
 
