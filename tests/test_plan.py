@@ -29,6 +29,23 @@ def test_the_states_bytes_are_those_of_its_arrays():
     assert found["images_per_second"] == pytest.approx(config.batch / (found["flops"] / 494.5e12))  # float32 as TF32
 
 
+def test_a_quick_plan_holds_and_sends_the_same_and_leaves_the_traffic_out(monkeypatch):
+    """Compiled for what is here, as if it were a pod."""
+    monkeypatch.setattr(plan, "devices_of", lambda topology: (jax.devices()[:8], "v5e", 8))
+    found = {}
+    for quick in (False, True):
+        config = configs.shrink(configs.load(METHODS["mae"]))
+        config.mesh = {"data": 4, "fsdp": 2, "tensor": 1}
+        found[quick] = plan.plan(config, "v5e:2x4", quick=quick)
+    whole, quick = found[False], found[True]
+    assert "bytes" not in quick and "HBM" not in quick["seconds"] and whole["seconds"]["HBM"] == whole["bytes"] / 819e9
+    for name in ("flops", "arguments", "collectives", "fits"):
+        assert quick[name] == whole[name], name
+    assert quick["total"] == pytest.approx(whole["total"], rel=0.02)
+    assert whole["hbm"]["temporaries"] > 0 and sum(whole["collectives"].values()) > 0
+    plan.tell(quick)
+
+
 def test_what_a_loop_moves_and_sends_counts_as_often_as_it_turns():
     mesh = sharding.make_mesh({"data": 8}, batch=8)
     split = NamedSharding(mesh, P("data"))
