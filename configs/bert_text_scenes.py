@@ -2,7 +2,7 @@
 
 python -m ssljax.train --config configs/bert_text_scenes.py --workdir runs/bert
 
-Expect accuracy of the masked words >= 3 x chance, and kNN near 0.99 where the encoder at random has 0.71. The descriptions never name the
+Expect accuracy of the masked words >= 3 x chance, and kNN near 0.99 where the encoder at random has 0.67. The descriptions never name the
 photograph: the words that are said of one come together, and that is all there is to be learnt.
 """
 

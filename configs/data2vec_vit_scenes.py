@@ -2,7 +2,8 @@
 
 python -m ssljax.train --config configs/data2vec_vit_scenes.py --workdir runs/data2vec
 
-Expect (label: photograph): kNN or linear >= 0.05 above the same encoder at random.
+Expect a falling loss and a target_std that stays up, and no gain: in ten CPU minutes no setting tried raised kNN by more than 0.02 over the
+same encoder at random, at no layer of student or teacher (label: photograph). data2vec 2.0 (data2vec2_vit_scenes.py) gains 0.07 in four.
 """
 
 from ssljax import embedded

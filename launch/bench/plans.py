@@ -37,6 +37,7 @@ flags.DEFINE_string("out", str(ROOT / "launch/bench/results/plans.jsonl"), "rows
 flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
 
 PODS = ("v5e:4x4", "v5e:8x8", "v5e:16x16", "v5p:8x8x8")
+OWN = {"emp_ssl_resnet18_imagenet": ("v5e:2x2",)}  # a batch of 100
 IMAGES = 64  # of a chip, at most, but on the largest pods
 MARK = "Plan: "
 
@@ -49,7 +50,7 @@ def measure(path):
     """Row of one config: the plan for the first pod that fits, or for the last one."""
     batch = configs.load(path).batch
     roomy = [pod for pod in PODS[:-2] if batch <= IMAGES * math.prod(plan.parts_of(pod)[2])]
-    for pod in roomy + list(PODS[-2:]):
+    for pod in OWN.get(path.stem, roomy + list(PODS[-2:])):
         started = time.monotonic()
         command = [sys.executable, "-m", "ssljax.plan", "--config", f"configs/{path.name}", "--topology", pod, "--json"]
         command += ["--quick"] * FLAGS.quick

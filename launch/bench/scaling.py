@@ -35,21 +35,22 @@ flags.DEFINE_string("out", str(ROOT / "launch/bench/results/scaling.jsonl"), "ro
 flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
 
 SHAPES = {8: "2x2x2", 64: "4x4x4", 512: "8x8x8", 4096: "16x16x16", 8192: "16x16x32"}
-CASES = {  # config, images a chip, passes through the weights
-    "siglip": ("siglip_vitb16_webimages.py", 64, 2),
-    "dinov2": ("dinov2_vitl16_imagenet.py", 8, 3),
-    "mae": ("mae_vitb16_imagenet.py:size=L/16", 32, 2),
+CASES = {  # config, images a chip, passes through the weights, how many of them come back with gradients
+    "siglip": ("siglip_vitb16_webimages.py", 64, 2, 1),
+    "dinov2": ("dinov2_vitl16_imagenet.py", 8, 5, 2),  # the student looks at large and small crops apart, each way; the teacher once
+    "mae": ("mae_vitb16_imagenet.py:size=L/16", 32, 2, 1),
 }
 FSDP = 8
 
 
-def arithmetic(found, passes, width):
+def arithmetic(found, passes, returns, width):
     """Bytes that a chip sends in a step: {"weights", "gradients", "encodings"}."""
     weights = found["hbm"]["parameters"] * FSDP / 2  # two bytes where parameters have four
     data = found["chips"] // FSDP
     inside, between = (FSDP - 1) / FSDP, 2 * (data - 1) / data
     encodings = 2 * 4 * width * found["batch"] / found["chips"] * hops(found["batch"], width, found["chips"])
-    return {"weights": passes * weights * inside, "gradients": weights * inside + weights / FSDP * between, "encodings": encodings}
+    gradients = returns * (weights * inside + weights / FSDP * between)
+    return {"weights": passes * weights * inside, "gradients": gradients, "encodings": encodings}
 
 
 def hops(batch, width, chips):
@@ -66,13 +67,13 @@ def measure(method, chips):
     """Row of a method on so many chips."""
     from ssljax import plan
 
-    file, images, passes = CASES[method]
+    file, images, passes, returns = CASES[method]
     config = configs.load(ROOT / "configs" / file.partition(":")[0], file.partition(":")[2])
     config.batch, config.mesh = images * chips, {"data": -1, "fsdp": FSDP, "tensor": 1}
     started = time.perf_counter()
     found = plan.plan(config, f"v5p:{SHAPES[chips]}", quick=FLAGS.quick)
     width = config.method.text.out if "text" in config.method else 0
-    said = arithmetic(found, passes, width)
+    said = arithmetic(found, passes, returns, width)
     return {
         "method": method, "chips": chips, "batch": config.batch, "hbm_gib": round(found["total"] / 2**30, 3),
         "tflops": round(found["flops"] / 1e12, 4), "sent_gib": {k: round(v / 2**30, 4) for k, v in found["collectives"].items()},
