@@ -82,6 +82,7 @@ def raw_shapes(built, batch):
     if built.data.crop == "host":
         two.pop("image")
         two |= {name: np.zeros((2, g.count, g.size, g.size, 3), np.uint8) for name, g in built.groups.items()}
+        two |= {f"{name}_box": np.zeros((2, g.count, 4), np.float32) for name, g in built.groups.items() if g.boxes}
     return {name: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for name, x in two.items()}
 
 

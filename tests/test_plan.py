@@ -1,5 +1,6 @@
 """The plan of a run: bytes by kind against the arrays themselves, traffic and collectives of a program counted by hand, the search."""
 
+import pathlib
 import re
 
 import jax
@@ -133,5 +134,16 @@ def test_the_raw_batch_is_what_the_host_gives():
     config = configs.shrink(configs.load("configs/simclr_resnet50_imagenet.py"))
     shapes = plan.raw_shapes(configs.build(config), 64)
     assert "image" not in shapes and shapes["views"].shape[:2] == (64, 2) and shapes["views"].dtype == np.uint8
+    boxed = plan.raw_shapes(configs.build(configs.shrink(configs.load("configs/vicregl_resnet50_imagenet.py"))), 64)
+    assert boxed["views_box"].shape == (64, 2, 4) and boxed["views_box"].dtype == np.float32
     small = plan.raw_shapes(configs.build(configs.load(METHODS["siglip"])), 64)
     assert small["image"].shape == (64, 32, 32, 3) and small["text"].shape == (64, 12)
+
+
+@pytest.mark.quick
+def test_every_paper_scale_config_says_what_it_takes():
+    """A pod, a mesh, memory and the ceiling, as `launch/bench/plans.py --write` puts them there."""
+    said = r"^Plan: v\w+:\d+x\d+(x\d+)?, \w+=\d+(,\w+=\d+)*: [\d.]+ of \d+ GiB a chip, at most [\d,]+ images/s \(.*\)\.$"
+    large = [path for path in pathlib.Path("configs").glob("*.py") if "LEARNING" not in path.read_text()]
+    assert len(large) > 80
+    assert [path.name for path in large if not re.search(said, path.read_text(), re.M)] == []

@@ -87,7 +87,7 @@ def kept(out):
 
 def with_line(text, said):
     """A config's source whose docstring ends with the line of its plan."""
-    old = ast.get_docstring(ast.parse(text), clean=False)
+    old = ast.get_source_segment(text, ast.parse(text).body[0].value)[3:-3]  # as written: a value has no backslashes at ends of lines
     body = "\n".join(x for x in old.rstrip().splitlines() if not x.startswith(MARK))
     return text.replace(old, f"{body}\n{said}\n", 1)
 
