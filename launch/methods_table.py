@@ -88,7 +88,7 @@ def paper_of(doc):
 
 def result_of(doc):
     """What the config's docstring says behind "Paper:", on one line."""
-    found = re.search(r"Paper: (.*?)(?:\n\n|\Z)", doc, re.DOTALL)
+    found = re.search(r"Paper: (.*?)(?:\n\n|\nPlan: |\Z)", doc, re.DOTALL)
     text = " ".join(found[1].split()) if found else ""
     return re.split(r"(?<=[a-z0-9%)])\. ", text)[0].rstrip(".")  # its first sentence
 
