@@ -32,6 +32,7 @@ flags.DEFINE_bool("quick", False, "let the compiler fuse little: the same memory
 flags.DEFINE_bool("json", False, "end with one JSON line of the plan", flag_values=FLAGS)
 
 GIB = 2**30
+NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}  # libtpu compiles, and opens none
 # name: HBM (GiB), HBM bandwidth (GB/s), bandwidth to other chips (GB/s, all links of a chip one way), device kind as JAX spells it.
 # Google Cloud's system architecture pages; NVIDIA's datasheets. A device of tpu7x is half a chip.
 CHIPS = {
@@ -367,7 +368,7 @@ def tell(found):
 
 
 def main(argv):
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}  # no TPU is opened
+    os.environ |= NO_TPU
     config = cli.parse_config(argv, FLAGS, __doc__)
     if not FLAGS.topology:
         raise UserError(f"--topology is missing: CHIP:SHAPE, e.g. v5e:16x16, with CHIP one of {', '.join(CHIPS)}")

@@ -12,6 +12,7 @@ chips that the loss takes where there are many, past R and past C of them.
 """
 
 import json
+import os
 import pathlib
 import sys
 import time
@@ -23,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from launch.bench.rows import commit, keep  # noqa: E402
-from ssljax import cli  # noqa: E402
+from ssljax import cli, plan  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 from ssljax.errors import UserError  # noqa: E402
 
@@ -65,8 +66,6 @@ def hops(batch, width, chips):
 
 def measure(method, chips):
     """Row of a method on so many chips."""
-    from ssljax import plan
-
     file, images, passes, returns = CASES[method]
     config = configs.load(ROOT / "configs" / file.partition(":")[0], file.partition(":")[2])
     config.batch, config.mesh = images * chips, {"data": -1, "fsdp": FSDP, "tensor": 1}
@@ -107,7 +106,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    import os
-
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}
+    os.environ |= plan.NO_TPU
     cli.command(main)

@@ -204,8 +204,8 @@ def _captions(rng, classes, digit):
 
 
 def _descriptions(rng, photographs):
-    """ "fine pebbles and a quiet path with grit view": what is in the photograph, never its name, among words that are said of anything. No
-    word tells the photograph alone as surely as the company it keeps."""
+    """ "fine pebbles and a quiet path with grit view": what is in the photograph, never its name, among words that are said of anything.
+    Words of a photograph come together, so that a hidden one can be guessed; those of a caption are drawn independently of each other."""
     out = []
     for name in photographs:
         words = SAID[list(PHOTOGRAPHS)[name]].split()
