@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ssljax import losses, models, networks
 from ssljax.fields import arg, module
 from ssljax.method import Method
+from ssljax.models.transformer import gelu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class BERT(Method):
         read, mask = networks.masked_words(r[0], ids, self.mask_ratio, self.text.vocab_size)
         h, _ = models.apply(self.text, params["text"], {}, read, train=True, rng=r[1], valid=ids != 0)
         head = params["head"]
-        x = nn.gelu(h["tokens"].astype(jnp.float32) @ head["kernel"] + head["bias"], approximate=False)
+        x = gelu(h["tokens"].astype(jnp.float32) @ head["kernel"] + head["bias"])
         x = jax.nn.standardize(x, epsilon=1e-12) * head["scale"] + head["shift"]
         logits = x @ params["text"]["token_embed"]["embedding"].T + head["vocabulary"]  # (B, T, V)
         return {"logits": logits, "mask": mask}, extra

@@ -9,7 +9,7 @@ from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import positions
 from ssljax.models.layers import BatchNorm
-from ssljax.models.transformer import Context, Stack, kernel_init
+from ssljax.models.transformer import Context, Stack, gelu, kernel_init
 
 
 def unshuffled(visible, masked, ids_restore):
@@ -88,7 +88,7 @@ class ConvDecoder(nn.Module):
         for i in range(self.depth):
             convolution = nn.Conv(self.width, (self.kernel,) * 2, feature_group_count=self.groups, dtype=self.dtype, name=f"conv{i}")
             y = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype, name=f"norm{i}")(convolution(x))
-            y = nn.gelu(y, approximate=False)
+            y = gelu(y)
             x = x + y if x.shape == y.shape else y
         x = x.reshape(batch, count, -1)
         return nn.Dense(self.out, dtype=self.dtype, kernel_init=kernel_init, name="project")(x).astype(jnp.float32)
