@@ -28,6 +28,13 @@ TENSOR = (
 )
 
 
+def platform():
+    """What the program in hand is made for, "cpu", "gpu" or "tpu": that of the mesh of `jax.set_mesh`, which `ssljax.plan` makes of chips
+    that are not there; where none is set, JAX's own."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
 def make_mesh(sizes, *, batch, devices=None):
     """{"data": -1, "fsdp": 1, "tensor": 1} -> Mesh. One axis may be -1: what is left. Raises UserError if it does not fit.
 

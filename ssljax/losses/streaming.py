@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from ssljax import sharding
 from ssljax.errors import UserError
 
 BLOCK = 512  # rows of a block: its logits take 1 MiB
@@ -118,7 +119,7 @@ class _Blocks:
 
     def __init__(self, tree):
         self.length = _length(tree)
-        block = GPU_BLOCK if jax.default_backend() == "gpu" else BLOCK
+        block = GPU_BLOCK if sharding.platform() == "gpu" else BLOCK
         most = max(block // (len(tree) if isinstance(tree, tuple) else 1), 1)
         self.count = max(-(-self.length // most), 1)
         self.size = -(-self.length // self.count)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssljax import sharding
+
 
 def _dots(primitive, *args, **params):
     flash = primitive.name.startswith("dot_product_attention_fwd")  # cuDNN's: what it gives is small, and dear to compute again
@@ -57,7 +59,7 @@ def stacked(block, depth, remat, *, in_axes=0, collections=()):
     device models of up to 12 blocks are, if none is recomputed, for the same copies: a step of a small one takes two thirds of the time,
     a ViT-S/16's seven eighths, and a ViT-S/16's program compiles in twice its six seconds.
     """
-    gpu, cpu = jax.default_backend() == "gpu", jax.default_backend() == "cpu"
+    gpu, cpu = sharding.platform() == "gpu", sharding.platform() == "cpu"
     laid_out = gpu or (cpu and (jax.device_count() > 1 or (depth <= 12 and remat == "none")))
     if remat != "none":
         block = nn.remat(block, policy=REMAT[remat], prevent_cse=gpu)  # which a loop does not need

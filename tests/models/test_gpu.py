@@ -49,9 +49,13 @@ def test_flash_attention_of_an_odd_length_and_what_rematerialisation_keeps_of_it
     assert {e.invars[0].aval.shape for e in found} == {(2, 18, 2, 32)}  # of 17 tokens
 
 
-def test_blocks_are_laid_out_on_a_gpu(gpu):
-    loops = [e.params for e in equations(gradient_of_vit(32)) if e.primitive.name == "scan" and e.params["length"] == 3]
-    assert loops and all(params["unroll"] == 3 for params in loops)
+@pytest.mark.parametrize("platform, unroll", [("gpu", 3), ("cpu", 3), ("tpu", 1)])
+def test_how_blocks_are_laid_out_is_the_meshs_platforms_affair(platform, unroll):
+    """And not that of JAX's own devices: a plan is made for a mesh of chips that are not there."""
+    device = jax.sharding.AbstractDevice(platform, 1, platform)
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)):
+        loops = [e.params for e in equations(gradient_of_vit(32, dtype="float32")) if e.primitive.name == "scan"]
+    assert {params["unroll"] for params in loops if params["length"] == 3} == {unroll}
 
 
 @pytest.mark.parametrize("fields", [{"dtype": "float32"}, {"position": "relative"}, {"heads": 1, "width": 256}])

@@ -9,7 +9,7 @@ import pytest
 
 from ssljax import fields, models, trees
 from ssljax.errors import UserError
-from ssljax.models import heads, positions, resnet, text, vit
+from ssljax.models import heads, positions, resnet, text, transformer, vit
 
 pytestmark = pytest.mark.quick
 
@@ -197,3 +197,22 @@ def test_prototypes_are_cosines():
     scaled = {**params, "last_layer": {"kernel": params["last_layer"]["kernel"] * 7}}
     np.testing.assert_allclose(models.apply(module, scaled, {}, x, train=False)[0], logits, atol=1e-5)
     assert np.abs(logits).max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("n, m", [(7, 7), (1, 5), (9, 4)])
+def test_attention_and_its_gradients_are_the_definitions(n, m):
+    rng = np.random.default_rng(0)
+    q, k, v, g = (rng.normal(size=(2, length, 3, 8)).astype(np.float32) for length in (n, m, m, n))
+    out, pull = jax.vjp(transformer.attend, *map(jnp.asarray, (q, k, v)))
+
+    q, k, v, g = (x.astype(np.float64) for x in (q, k, v, g))
+    p = np.exp(np.einsum("bnhf,bmhf->bhnm", q, k) / math.sqrt(8))
+    p /= p.sum(-1, keepdims=True)
+    dp = np.einsum("bnhf,bmhf->bhnm", g, v)
+    ds = p * (dp - (dp * p).sum(-1, keepdims=True)) / math.sqrt(8)
+    gradients = [
+        np.einsum(form, a, b) for form, a, b in (("bhnm,bmhf->bnhf", ds, k), ("bhnm,bnhf->bmhf", ds, q), ("bhnm,bnhf->bmhf", p, g))
+    ]
+    np.testing.assert_allclose(out, np.einsum("bhnm,bmhf->bnhf", p, v), atol=2e-6)
+    for found, wanted in zip(pull(jnp.asarray(g, jnp.float32)), gradients, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-6)
