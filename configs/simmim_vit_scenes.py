@@ -2,7 +2,8 @@
 
 python -m ssljax.train --config configs/simmim_vit_scenes.py --workdir runs/simmim
 
-Expect (label: photograph): error on masked pixels <= 0.85 of filling with the mean colour, kNN or linear above the same encoder at random.
+Expect (label: photograph): error on masked pixels 0.65 of filling with the mean colour, 0.39 of copying the nearest visible patch; a linear
+probe 0.03 above the same encoder at random (seeds 1 and 2: 0.027, 0.035), kNN 0.015 below it; four to five CPU minutes.
 """
 
 from ssljax import embedded
