@@ -96,9 +96,12 @@ def blocks_in_a_loop(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
-def pytest_collection_modifyitems(items):
-    """Which tests run in one process, where there are several: those of a file, which share fixtures; in sweeps those of one method, which
-    share its programs, or each by itself."""
+def pytest_collection_modifyitems(config, items):
+    """Which tests are quick, and which run in one process, where there are several: those of a file, which share fixtures; in sweeps those of
+    one method, which share its programs, or each by itself."""
+    if config.option.markexpr == "quick":
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     items.sort(
         key=lambda item: item.path.name != "test_survival.py"
     )  # the longest begins first, so that no process waits for it at the end

@@ -339,6 +339,7 @@ def test_a_disk_that_fails_is_one_clear_line_and_earlier_steps_stay(tmp_path, mo
 MUTATIONS = int(os.environ.get("SSLJAX_MUTATIONS", 400))  # 10000: three minutes or so
 
 
+@pytest.mark.thorough
 def test_mutated_checkpoints_never_crash_the_reader(saved, tmp_path):
     """A file of a step damaged: what is read is what was written, or a UserError names the step. In half the cases the manifest is made
     to fit, so that the damage is believed and reaches JSON, Orbax and TensorStore; then the numbers may differ, and no more."""

@@ -162,6 +162,7 @@ def mutate(tree, rng):
         node[path[-1]] = rng.choice(JUNK)
 
 
+@pytest.mark.thorough
 def test_mutated_configs_end_in_a_config_or_a_named_error():
     """10,000 configs as a checkpoint stores them, each damaged in one to three places."""
     rng = random.Random(0)

@@ -120,6 +120,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("change", SIZES, ids=str)
+@pytest.mark.thorough
 def test_every_vit_of_ours_goes_to_timm_and_back(change):
     spec = fields.expand(vit.ViT, dict(width=32, depth=2, heads=2, mlp_dim=64, image_size=32, patch_size=8, **change), "encoder")
     module = fields.build(vit.ViT, spec, "encoder")
@@ -143,6 +144,7 @@ RESNETS = [
 
 @pytest.mark.parametrize("kind", ["hf", "timm"])
 @pytest.mark.parametrize("change", RESNETS, ids=str)
+@pytest.mark.thorough
 def test_every_resnet_of_ours_goes_out_and_comes_back(change, kind):
     spec = fields.expand(resnet.ResNet, change, "encoder")
     module = fields.build(resnet.ResNet, spec, "encoder")
@@ -158,6 +160,7 @@ def test_every_resnet_of_ours_goes_out_and_comes_back(change, kind):
 
 
 @pytest.mark.parametrize("name, scale", [("clip", ("logit_scale",)), ("siglip", ("logit_scale", "logit_bias"))])
+@pytest.mark.thorough
 def test_two_towers_of_ours_go_out_and_come_back(name, scale):
     size = dict(width=32, depth=2, heads=2, mlp_dim=64)
     if name == "clip":

@@ -46,6 +46,7 @@ def test_greedy_is_the_argmax_of_the_whole_text_run_again(tower):
     np.testing.assert_array_equal(got, words)
 
 
+@pytest.mark.thorough
 def test_enough_beams_find_the_likeliest_text_of_all(tower):
     module, params, memory = tower
     length, one = 3, memory[:1]
@@ -62,6 +63,7 @@ def test_enough_beams_find_the_likeliest_text_of_all(tower):
     np.testing.assert_array_equal(single, decode.greedy(decode.tower(module, params, memory, START), length=LENGTH))
 
 
+@pytest.mark.thorough
 def test_samples_have_the_models_own_frequencies(tower):
     module, params, memory = tower
     many = jnp.broadcast_to(memory[:1], (4096, *memory.shape[1:]))

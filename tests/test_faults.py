@@ -111,6 +111,7 @@ def at_batch(monkeypatch, number, action):
 
 # --------------------------------------------------------------------------------------------------------------- preemption
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.thorough
 def test_a_signal_saves_after_the_step_and_the_next_start_ends_with_the_same_bits(config, tmp_path, monkeypatch, number):
     whole = train(config, tmp_path / "whole")
     before = signal.getsignal(number)

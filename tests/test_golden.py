@@ -1125,6 +1125,7 @@ def test_golden(entry_id):
 
 
 @pytest.mark.parametrize("entry_id", MODELS)
+@pytest.mark.thorough
 def test_golden_model(entry_id):
     entry, config, layout = MODELS[entry_id]
     golden_models.check(entry, INDEX.parent, config, layout, compare)

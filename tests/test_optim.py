@@ -85,6 +85,7 @@ def test_adamw_follows_its_schedules():
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
+@pytest.mark.thorough
 def test_freezing(name):
     """Before the thaw: no movement, untouched moments, no part in the clipping norm. After: a first step like any other."""
     groups = (("^head/", Rule(freeze_until=2, weight_decay=1.0)),)

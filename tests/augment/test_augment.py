@@ -54,6 +54,7 @@ EVERYTHING = dict(
 )  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_every_operation_runs_sharded_without_a_transfer_and_views_do_not_depend_on_the_batch(picture):
     groups = {"views": Group(count=2, size=12, **EVERYTHING)}
     raw = {

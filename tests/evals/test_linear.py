@@ -48,6 +48,7 @@ def test_a_sweep_is_its_members_alone():
         assert together["loss"][i] == pytest.approx(alone["loss"][0], rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_features_whose_variances_fall_as_a_power_converge():
     """As learnt features' do; without the principal axes this takes some hundred evaluations more."""
     rng = np.random.default_rng(0)

@@ -41,6 +41,7 @@ def test_the_gram_teacher_rests_and_then_becomes_the_teacher():
         np.testing.assert_allclose(after["teacher"]["encoder"]["w"], 2.0)
 
 
+@pytest.mark.thorough
 def test_a_teacher_drops_no_path():
     vit = models.module_class("vit")(image_size=8, patch_size=4, width=8, depth=2, heads=2, mlp_dim=8, drop_path=0.5)
     views = jax.random.normal(jax.random.key(0), (3, 2, 8, 8, 3))
@@ -58,6 +59,7 @@ def test_swavs_queue_is_used_once_it_is_full_and_due():
 
 
 @pytest.mark.parametrize("name, expected", [("simclr", [(32, 0)]), ("moco", [(16, 0), (16, 0)]), ("dino", [(32, 0), (32, 0), (64, 1)])])
+@pytest.mark.thorough
 def test_views_of_one_size_make_one_pass(name, expected):
     """(pictures, which size) of every pass of a step of 16 examples: DINO's teacher and student over 2 large views, 4 small in a third."""
     config, _, run = program_of(METHODS[name], "1")
@@ -72,6 +74,7 @@ def test_views_of_one_size_make_one_pass(name, expected):
 
 
 @pytest.mark.parametrize("name", ["simclr", "moco", "mocov3", "byol", "barlow_twins", "swav"])
+@pytest.mark.thorough
 def test_batch_statistics_tell_nothing_about_which_views_belong_together(name):
     """What MoCo v1 shuffles for. On eight devices, every encoding is the same whatever the order of the examples, and so whatever
     device each lies on and with whom: its statistics are the whole batch's."""

@@ -49,6 +49,7 @@ def init(module, *inputs):
     ],
     ids="r18 r50 r101 r152 wide50 next50 cT cS cB cL c2atto c2T c2H sT sS sB sL".split(),
 )
+@pytest.mark.thorough
 def test_parameter_counts_are_the_papers(spec, millions):
     module = build(spec | dict(out=1000, out_bias=True))
     args, kwargs = module.example()
@@ -86,6 +87,7 @@ def test_outputs_of_images_that_nothing_divides(name, first, last):
 
 
 @pytest.mark.parametrize("spec", [TINY["convnext"] | dict(widths=(8,)), TINY["swin"] | dict(heads=(2,))], ids=["convnext", "swin"])
+@pytest.mark.thorough
 def test_rematerialisation_changes_no_gradient_and_dropped_depth_follows_its_key(spec):
     images = normal(0, 4, 20, 20, 3)
     module = build(spec | dict(stages=(3,), drop_path=0.5))

@@ -46,6 +46,7 @@ def forward(module, stats, **kwargs):
     ],
     ids="S So400m gated queries ast video text r18 r50 cifar cT c2atto sT sB384".split(),
 )
+@pytest.mark.thorough
 def test_the_formula_is_the_jaxprs_count(spec):
     module = build(spec)
     args, kwargs = module.example()

@@ -58,6 +58,7 @@ def test_keeping_all_patches_in_any_order_only_permutes_them(tiny):
     np.testing.assert_allclose(kept["patches"], jnp.take_along_axis(whole["patches"], order[..., None], 1), atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_patches_left_out_do_not_touch_the_rest(tiny):
     module, params, images = tiny
     keep = jnp.tile(jnp.arange(8), (2, 1))  # the upper half
@@ -69,6 +70,7 @@ def test_patches_left_out_do_not_touch_the_rest(tiny):
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.thorough
 def test_rematerialisation_changes_no_gradient(tiny, remat, blocks_in_a_loop):
     module, params, images = tiny
 
@@ -99,6 +101,7 @@ def test_smaller_crops_take_resized_positions(tiny):
 
 
 @pytest.mark.parametrize("pool, has_cls", [("cls", True), ("gap", False), ("map", False), ("gap", True)])
+@pytest.mark.thorough
 def test_pooling(pool, has_cls):
     module = build(TINY | dict(pool=pool, class_token=has_cls))
     images = jax.random.uniform(jax.random.PRNGKey(2), (2, 16, 16, 3))
@@ -137,6 +140,7 @@ def test_resnet_batch_statistics_are_of_the_batch_in_training_and_stored_in_eval
     np.testing.assert_allclose(one["pooled"], same["pooled"][:1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_causal_text_tower_reads_up_to_the_token_and_a_bidirectional_one_all():
     ids = jnp.array([[5, 6, 7, 1, 0, 0], [5, 6, 7, 2, 3, 1]])
     for causal in (True, False):
@@ -178,6 +182,7 @@ def test_the_convolutional_decoder_against_loops(width):
         models.init(module.clone(groups=5), jax.random.PRNGKey(0), *inputs, train=False)
 
 
+@pytest.mark.thorough
 def test_layers_of_the_mlp_are_what_it_adds():
     module = vit.ViT(image_size=8, patch_size=4, width=16, depth=3, heads=2, mlp_dim=32)
     x = jax.random.normal(jax.random.PRNGKey(0), (2, 8, 8, 3))
