@@ -97,8 +97,8 @@ def blocks_in_a_loop(monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Which tests are quick, and which run in one process, where there are several: those of a file, which share fixtures; in sweeps those of
-    one method, which share its programs, or each by itself."""
+    """Which tests are quick, and which run in one process, where there are several: those of a file, which share fixtures; in sweeps those
+    of one method, which share its programs, or each by itself."""
     if config.option.markexpr == "quick":
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
