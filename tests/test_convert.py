@@ -57,6 +57,7 @@ def test_in_and_out_is_the_same_file(public, ours, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == HF
 
 
+@pytest.mark.thorough
 def test_two_lines_give_features_of_pictures_of_any_size(ours):
     encode = ssljax.load(ours)
     pictures = np.random.default_rng(1).integers(0, 256, (5, 40, 56, 3)).astype(np.uint8)
@@ -233,6 +234,7 @@ def test_a_run_starts_from_it_with_positions_resized_and_its_teacher_equal(ours)
         np.testing.assert_array_equal(leaf, stored[name], err_msg=name)
 
 
+@pytest.mark.thorough
 def test_weights_that_do_not_fit_are_named_before_training(ours, tmp_path):
     with pytest.raises(UserError, match="parameters of another shape, e.g. encoder/transformer/blocks.*config.init.drop"):
         train(a_run(ours, depth=2), tmp_path)

@@ -35,6 +35,7 @@ def logits_of(tower, words):
     return jax.nn.log_softmax((out["tokens"] @ params["token_embed"]["embedding"].T).at[..., START].set(-jnp.inf))
 
 
+@pytest.mark.thorough
 def test_greedy_is_the_argmax_of_the_whole_text_run_again(tower):
     module, params, memory = tower
     got = np.asarray(jax.jit(lambda p, m: decode.greedy(decode.tower(module, p, m, START), length=LENGTH))(params, memory))

@@ -182,6 +182,7 @@ def test_a_flipped_byte_is_named_fallen_back_from_and_replaced(config, tmp_path,
     assert checkpoint.Checkpoints(folder, read_only=True).latest() == 6  # saved anew
 
 
+@pytest.mark.thorough
 def test_a_changed_config_is_named_before_anything_is_touched(config, tmp_path, capsys):
     config.steps = 2
     train(config, tmp_path / "run")
@@ -200,6 +201,7 @@ def test_a_changed_config_is_named_before_anything_is_touched(config, tmp_path, 
 
 
 # ---------------------------------------------------------------------------------------------------------------- non-finite
+@pytest.mark.thorough
 def test_halt_names_the_batch_and_the_layer_and_saves_nothing_of_it(config, tmp_path):
     whole = train(config, tmp_path / "whole")
     assert not (tmp_path / "whole" / "nonfinite.json").exists()
@@ -217,6 +219,7 @@ def test_halt_names_the_batch_and_the_layer_and_saves_nothing_of_it(config, tmp_
     assert trees.sha256(both[0]) == trees.sha256(both[1])
 
 
+@pytest.mark.thorough
 def test_skipped_steps_move_nothing_but_the_step(config, tmp_path, capfd):
     config.method.bad, config.nan, config.checkpoint.every = (1, 3, 4), "skip:2", 1
     config.checkpoint.keep = 10

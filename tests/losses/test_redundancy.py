@@ -52,6 +52,7 @@ def test_w_mse_refuses():
 
 
 @pytest.mark.quick
+@pytest.mark.thorough
 def test_vicregl_of_views_of_two_sizes():
     """One small view more: a loop over the pairs that start at a large view."""
     pooled = [normal(6, 5, seed=i) for i in range(3)]

@@ -49,6 +49,7 @@ def tiny():
     return module, params, images
 
 
+@pytest.mark.thorough
 def test_keeping_all_patches_in_any_order_only_permutes_them(tiny):
     module, params, images = tiny
     whole, _ = models.apply(module, params, {}, images, train=False)
