@@ -15,7 +15,7 @@ LEARNING = ("data=photo",)
 def get_config(arg=""):
     a = embedded.parse(arg, steps=1300, batch=256)
     # Patches of a quarter of the side, as for MAE: with smaller ones the neighbours fill a hole, and kNN falls by 0.05.
-    # Two blocks rather than four: in the same minutes they see more pictures, and gain more (chosen with seed 3).
+    # Two blocks rather than four: in the same minutes they see more pictures (tried with seeds 3 and 4: a linear probe gains 0.044, 0.023).
     large = dict(patch_size=8, width=128, mlp_dim=256, depth=2, position="sincos_mae")
     encoder = dict(embedded.VIT | large, mask_token=True, pool="gap", class_token=False)
     method = dict(name="simmim", encoder=encoder, decoder=dict(name="pixel_shuffle", patch_size=8), cell=1)

@@ -178,8 +178,9 @@ _attend_on_cpu.defvjp(_attend_forward, _attend_backward)
 def attend(q, k, v, *, bias=None, mask=None, causal=False):
     """softmax(q k' / sqrt(F) + bias, where mask) v. q (B, N, H, F), k and v (B, M, H, F) -> (B, N, H, F).
 
-    On a GPU by cuDNN's flash attention where it can: in half precision, of heads up to 128 wide, without bias and mask. It wants those
-    written out to (.., N, M), which would cost what it saves; and even lengths, so odd ones are padded, and it is told where they end."""
+    On a CPU by `_attend_on_cpu`, in float32 without bias and mask. On a GPU by cuDNN's flash attention where it can: in half precision, of
+    heads up to 128 wide, without bias and mask. It wants those written out to (.., N, M), which would cost what it saves; and even lengths,
+    so odd ones are padded, and it is told where they end."""
     plain = bias is None and mask is None
     if sharding.platform() == "cpu" and plain and not causal and q.dtype == jnp.float32:
         q, k, v = (x.swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))

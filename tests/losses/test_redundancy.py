@@ -51,8 +51,6 @@ def test_w_mse_refuses():
         losses.w_mse(z[:1])
 
 
-@pytest.mark.quick
-@pytest.mark.thorough
 def test_vicregl_of_views_of_two_sizes():
     """One small view more: a loop over the pairs that start at a large view."""
     pooled = [normal(6, 5, seed=i) for i in range(3)]
