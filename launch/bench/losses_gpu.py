@@ -75,11 +75,14 @@ def capacity():
     return (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 8 * 2**30)
 
 
-def build(function, args):
-    """-> (call, GiB at its peak); call is None where that is more than the device has."""
+def build(function, args, tuned=True):
+    """-> (call, GiB at its peak); call is None where that is more than the device has. tuned: let the compiler try its kernels, which
+    takes memory too: of what cannot run it is left out."""
     import jax
 
-    compiled = jax.jit(jax.value_and_grad(function, tuple(range(len(args))))).lower(*args).compile()
+    options = {} if tuned else {"xla_gpu_autotune_level": 0}
+    lowered = jax.jit(jax.value_and_grad(function, tuple(range(len(args))))).lower(*args)
+    compiled = lowered.compile(compiler_options=options)
     memory = compiled.memory_analysis()
     peak = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     call = lambda: jax.block_until_ready(compiled(*args))  # noqa: E731
@@ -166,7 +169,8 @@ def measure(batch, width, dtype):
     pair = encodings(batch, width)
     built = {("softmax", name): made for name, made in torch_forms(pair, dtype).items()}
     for (family, name), function in jax_forms().items():
-        built[family, name] = build(function, arguments(family, pair, dtype))
+        fits = name != "dense" or 2 * 4 * batch**2 < capacity() / 2  # logits and their gradient, float32
+        built[family, name] = build(function, arguments(family, pair, dtype), tuned=fits)
     yield from timed(built, batch, width, dtype)
 
 
@@ -227,6 +231,9 @@ def main(argv):
     cli.parse(argv, FLAGS, __doc__)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is PyTorch's too
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     table = []
     work = by_block if FLAGS.blocks else measure
     jobs = [(work, int(batch), dtype) for dtype in FLAGS.dtypes for batch in FLAGS.batches]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch
-from ssljax.models.layers import REMAT, drop_path, stacked, stage_rates
+from ssljax.models.layers import REMAT, drop_path, patch_product, stacked, stage_rates
 from ssljax.models.transformer import ACTIVATIONS, LayerScale
 
 SIZES = {
@@ -90,7 +90,8 @@ class Stage(nn.Module):
         dtype = self.block["dtype"]
         if self.downsample:
             x = nn.LayerNorm(epsilon=self.block["norm_eps"], dtype=dtype, name="norm")(x)
-            x = nn.Conv(self.width, (2, 2), (2, 2), padding="VALID", dtype=dtype, kernel_init=_init, name="downsample")(x)
+            x = nn.Conv(self.width, (2, 2), (2, 2), padding="VALID", dtype=dtype, kernel_init=_init,
+                        conv_general_dilated=patch_product, name="downsample")(x)  # fmt: skip
         stack = stacked(Block, len(self.rates), self.remat)
         return stack(**self.block, name="blocks")(x, jnp.asarray(self.rates, jnp.float32))[0]
 
@@ -125,7 +126,8 @@ class ConvNeXt(nn.Module):
         if len(self.widths) != len(self.stages):
             raise UserError(f"widths={self.widths}: expected one for each of the {len(self.stages)} stages")
         dtype, patch = jnp.dtype(self.dtype), (self.patch_size,) * 2
-        x = nn.Conv(self.widths[0], patch, patch, padding="VALID", dtype=dtype, kernel_init=_init, name="patch_embed")(images)
+        x = nn.Conv(self.widths[0], patch, patch, padding="VALID", dtype=dtype, kernel_init=_init,
+                    conv_general_dilated=patch_product, name="patch_embed")(images)  # fmt: skip
         x = constrain_batch(nn.LayerNorm(epsilon=self.norm_eps, dtype=dtype, name="patch_norm")(x))
         block = {f: getattr(self, f) for f in ("kernel", "activation", "layer_scale", "response_norm", "norm_eps", "drop_path")}
         block |= dict(train=train, dtype=dtype)

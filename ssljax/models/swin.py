@@ -9,7 +9,7 @@ import numpy as np
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch, positions
-from ssljax.models.layers import REMAT, drop_path, stacked, stage_rates
+from ssljax.models.layers import REMAT, drop_path, patch_product, stacked, stage_rates
 from ssljax.models.transformer import ACTIVATIONS, MLP, Attention, Context, kernel_init
 
 SIZES = {
@@ -184,7 +184,8 @@ class Swin(nn.Module):
         self._check()
         dtype, patch = jnp.dtype(self.dtype), (self.patch_size,) * 2
         x = jnp.pad(images, ((0, 0), (0, -images.shape[1] % patch[0]), (0, -images.shape[2] % patch[1]), (0, 0)))
-        x = nn.Conv(self.width, patch, patch, padding="VALID", dtype=dtype, kernel_init=kernel_init, name="patch_embed")(x)
+        x = nn.Conv(self.width, patch, patch, padding="VALID", dtype=dtype, kernel_init=kernel_init,
+                    conv_general_dilated=patch_product, name="patch_embed")(x)  # fmt: skip
         x = nn.LayerNorm(epsilon=self.merge_norm_eps, dtype=dtype, name="patch_norm")(x)
         if mask is not None or (self.mask_token and self.is_initializing()):
             token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))

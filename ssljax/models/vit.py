@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ssljax.errors import UserError
 from ssljax.fields import arg
 from ssljax.models import constrain_batch, positions
+from ssljax.models.layers import patch_product
 from ssljax.models.transformer import MLP, Attention, Context, Stack, kernel_init
 
 SIZES = {
@@ -176,7 +177,7 @@ class ViT(Stack):
                 raise UserError(f"tubelet={self.tubelet} needs videos (B, T, H, W, C) of a multiple of so many frames, got {images.shape}")
             patch, stride, grid = (self.tubelet, *patch), (self.tubelet, *stride), (images.shape[1] // self.tubelet * grid[0], grid[1])
         x = nn.Conv(self.width, patch, stride, padding="VALID", use_bias=self.patch_bias, dtype=self.dtype, kernel_init=_patch_init,
-                    name="patch_embed")(images)  # fmt: skip
+                    conv_general_dilated=patch_product, name="patch_embed")(images)  # fmt: skip
         return constrain_batch(x.reshape(images.shape[0], -1, self.width)), grid
 
     def _prefix(self):

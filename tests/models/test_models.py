@@ -9,7 +9,7 @@ import pytest
 
 from ssljax import fields, models, trees
 from ssljax.errors import UserError
-from ssljax.models import heads, positions, resnet, text, transformer, vit
+from ssljax.models import heads, layers, positions, resnet, text, transformer, vit
 
 pytestmark = pytest.mark.quick
 
@@ -222,3 +222,25 @@ def test_attention_and_its_gradients_are_the_definitions(n, m):
     np.testing.assert_allclose(out, np.einsum("bhnm,bmhf->bnhf", p, v), atol=2e-6)
     for found, wanted in zip(pull(jnp.asarray(g, jnp.float32)), gradients, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "sides, window, strides",
+    [((12, 8), (4, 2), (4, 2)), ((4, 6, 9), (2, 3, 3), (2, 3, 3)), ((11, 8), (4, 4), (4, 4)), ((9, 9), (4, 4), (2, 2))],
+    ids=["pictures", "video", "rest", "overlapping"],
+)
+def test_patches_as_a_product_are_the_definitions(sides, window, strides):
+    random = np.random.default_rng(0)
+    x, kernel = random.standard_normal((2, *sides, 3)), random.standard_normal((*window, 3, 5))
+    windows = np.lib.stride_tricks.sliding_window_view(x, window, tuple(range(1, 1 + len(window))))
+    windows = windows[(slice(None), *(slice(None, None, step) for step in strides))]  # (B, *rows, C, *window)
+    count = len(window)
+    wanted = np.tensordot(windows, kernel, ([count + 1, *range(count + 2, 2 * count + 2)], [count, *range(count)]))
+    weight = random.standard_normal(wanted.shape)
+    slope = np.tensordot(windows, weight, ([*range(count + 1)], [*range(count + 1)]))  # (C, *window, D)
+    letters = "DHW"[-count:]
+    names = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+    product = lambda kernel: layers.patch_product(jnp.float32(x), kernel, strides, "VALID", dimension_numbers=names)  # noqa: E731
+    value, pull = jax.vjp(product, jnp.float32(kernel))
+    np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(pull(jnp.float32(weight))[0], np.moveaxis(slope, 0, -2), rtol=1e-5, atol=1e-4)
