@@ -5,7 +5,8 @@
     .venv-plan/bin/python launch/bench/scaling.py --methods siglip --chips 8,512
     .venv-plan/bin/python launch/bench/scaling.py --quick        # a quarter of an hour; no bound by HBM's traffic
 
-The mesh is fsdp=8 within data. Memory and FLOPs a chip should stay flat within 2 % of those of 8 chips. What a chip sends is
+The mesh is fsdp=4 within data: with 8, eight chips would have no data axis, and the compiler makes them another program, whose gathers
+are rings of permutes. Memory and FLOPs a chip should stay flat within 2 % of those of 8 chips. What a chip sends is
 told beside what arithmetic says: weights of two bytes gathered over fsdp for each pass of the student and the teacher, gradients scattered
 over fsdp and summed over data, and, of a contrastive loss, every encoding once past every chip, forward and back: on the grid of R x C
 chips that the loss takes where there are many, past R and past C of them.
@@ -41,7 +42,7 @@ CASES = {  # config, images a chip, passes through the weights, how many of them
     "dinov2": ("dinov2_vitl16_imagenet.py", 8, 5, 2),  # the student looks at large and small crops apart, each way; the teacher once
     "mae": ("mae_vitb16_imagenet.py:size=L/16", 32, 2, 1),
 }
-FSDP = 8
+FSDP = 4
 
 
 def arithmetic(found, passes, returns, width):
@@ -74,7 +75,7 @@ def measure(method, chips):
     width = config.method.text.out if "text" in config.method else 0
     said = arithmetic(found, passes, returns, width)
     return {
-        "method": method, "chips": chips, "batch": config.batch, "hbm_gib": round(found["total"] / 2**30, 3),
+        "method": method, "chips": chips, "fsdp": FSDP, "batch": config.batch, "hbm_gib": round(found["total"] / 2**30, 3),
         "tflops": round(found["flops"] / 1e12, 4), "sent_gib": {k: round(v / 2**30, 4) for k, v in found["collectives"].items()},
         "arithmetic_gib": {k: round(v / 2**30, 4) for k, v in said.items()}, "images_per_second": round(found["images_per_second"]),
         "bound": found["bound"], "quick": FLAGS.quick, "seconds": round(time.perf_counter() - started, 1), "commit": commit(),
