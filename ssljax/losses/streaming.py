@@ -117,11 +117,11 @@ class _Blocks:
     """The rows of a tree as blocks of one static size. The last one ends with the rows: where it overlaps the one before, its
     rows are not fresh, and count for nothing. A tuple of views shares a block."""
 
-    def __init__(self, tree):
+    def __init__(self, tree, least=1):
         self.length = _length(tree)
         block = GPU_BLOCK if sharding.platform() == "gpu" else BLOCK
         most = max(block // (len(tree) if isinstance(tree, tuple) else 1), 1)
-        self.count = max(-(-self.length // most), 1)
+        self.count = max(-(-self.length // most), min(least, self.length))
         self.size = -(-self.length // self.count)
 
     @property
@@ -164,11 +164,11 @@ def _length(tree):
     return jax.tree.leaves(tree)[0].shape[0]
 
 
-def _blockwise(block, own, visit, rows, columns, kept):
-    """Every pair of own and visit. -> rows, columns, what the blocks put out."""
+def _blockwise(block, own, visit, rows, columns, kept, least=1):
+    """Every pair of own and visit, whose rows are at least so many blocks. -> rows, columns, what the blocks put out."""
     if _length(visit) == 0:
         return rows, columns, None
-    i_blocks, j_blocks = _Blocks(own), _Blocks(visit)
+    i_blocks, j_blocks = _Blocks(own), _Blocks(visit, least)
 
     def row_block(carry, i, kept):
         rows, columns = carry
@@ -267,7 +267,8 @@ def _ring(block, own, visit, rows, columns, kept, layout, grid):
     kept_away, kept_home = kept if kept is not None else (None, None)
     rows, (_, ca), (_, cb), out_away = _travel(block, own, visit, rows, columns, kept_away, length - 1, send(1), send(-1))
     columns = _joined(send(1)(ca), send(-1)(cb))
-    rows, columns, out_home = _blockwise(block, own, visit, rows, columns, kept_home)  # at home last: the columns travel once less
+    # At home last: the columns travel once less. By halves as everywhere, or this would be the largest of the blocks.
+    rows, columns, out_home = _blockwise(block, own, visit, rows, columns, kept_home, least=2)
     return rows, columns, (out_away, out_home)
 
 
