@@ -16,9 +16,12 @@ def get_config(arg=""):
     encoder = vit.size(
         "B/16", mask_token=True, pool="gap", position="relative_shared", layer_scale=1e-4, drop_path=0.25, dtype="bfloat16", remat="dots"
     )
+    method = dict(
+        name="data2vec", encoder=encoder, mask_ratio=0.6, top_layers=6, mean_norms=("layer",), beta=2.0, ema=0.9998, ema_final=0.9998
+    )
     return imagenet.make(
         a,
-        method=dict(name="data2vec", encoder=encoder, mask_ratio=0.6, top_layers=6, beta=2.0, ema=0.9998, ema_final=0.9998),
+        method=method,
         augment={"views": dict(count=1, size=224, scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, jitter=1.0)},
         optim=dict(
             name="adamw", b1=0.9, b2=0.98, clip_norm=3.0, weight_decay=0.05,

@@ -20,6 +20,7 @@ class Data2Vec(Method):
     top_layers: int = arg(6, "so many of the teacher's last blocks are averaged")
     target: str = arg("block", "of a block: its end, or mlp, what its MLP gives before it is added (section 3.3)", ("block", "mlp"))
     target_norms: tuple = arg(("layer",), "what a block's targets go through before their mean: layer, instance, batch, in this order")
+    mean_norms: tuple = arg((), "what their mean goes through")
     beta: float = arg(2.0, "where smooth L1 turns from square to line")
     ema: float = arg(0.9998, "teacher momentum at the start")
     ema_final: float = arg(0.9998, "teacher momentum from ema_steps on")
@@ -50,7 +51,8 @@ class Data2Vec(Method):
         h, _ = models.apply(self.encoder, params["encoder"], {}, images, train=True, rng=r[1], mask=mask > 0)
         prediction, _ = models.apply(self.head, params["head"], {}, h["patches"], train=True)  # (B, N, D)
         layers = teacher["layers"][-self.top_layers :, :, -count:]  # (K, B, N, D)
-        return {"prediction": prediction, "target": losses.data2vec_target(layers, norms=self.target_norms), "mask": mask}, extra
+        target = losses.data2vec_target(layers, norms=self.target_norms, norms_after=self.mean_norms)
+        return {"prediction": prediction, "target": target, "mask": mask}, extra
 
     def objective(self, params, extra, encodings, batch, s):
         target = encodings["target"]
