@@ -121,7 +121,7 @@ class _Blocks:
         self.length = _length(tree)
         block = GPU_BLOCK if sharding.platform() == "gpu" else BLOCK
         most = max(block // (len(tree) if isinstance(tree, tuple) else 1), 1)
-        self.count = max(-(-self.length // most), min(least, self.length))
+        self.count = max(-(-self.length // most), min(least, self.length), 1)
         self.size = -(-self.length // self.count)
 
     @property

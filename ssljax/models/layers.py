@@ -45,9 +45,9 @@ class BatchNorm(nn.BatchNorm):
 def patch_product(x, kernel, strides, padding, *, precision=None, **convolution):
     """`jax.lax.conv_general_dilated` of windows that lie side by side, as one product of matrices: for `nn.Conv`'s field of that name.
 
-    x (B, ..., C), kernel (*window, C, D) -> (B, ..., D). cuDNN has no good kernel for a patch projection's gradient: on an H200 it ran at
-    34 TFLOP/s, 1.7 of the 68 ms of a ViT-B's step, whose products run at 770. Other windows are left to the convolution,
-    and all are on a TPU, where it moves half as many bytes for patches of 14 (compiled for a v5e)."""
+    x (B, ..., C), kernel (*window, C, D) -> (B, ..., D). On an H200 one of a ViT-B's two convolutions, by its time the kernel's gradient,
+    ran at 34 TFLOP/s, 1.7 of the step's 68 ms, where the products ran at 770. Other windows are left to the convolution, and all are on a
+    TPU, where it moves half as many bytes for patches of 14 (compiled for a v5e)."""
     window, sides = kernel.shape[:-2], x.shape[1:-1]
     apart = padding == "VALID" and tuple(strides) == window and sharding.platform() != "tpu"
     if not apart or any(side % step for side, step in zip(sides, window, strict=True)):
