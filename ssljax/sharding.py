@@ -35,6 +35,11 @@ def platform():
     return device.platform if device else jax.default_backend()
 
 
+def one_cpu():
+    """Whether what is traced now is made for one CPU, the only device of the process."""
+    return platform() == "cpu" and jax.device_count() == 1
+
+
 def make_mesh(sizes, *, batch, devices=None):
     """{"data": -1, "fsdp": 1, "tensor": 1} -> Mesh. One axis may be -1: what is left. Raises UserError if it does not fit.
 

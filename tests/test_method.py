@@ -1,6 +1,7 @@
 """The train step: a loss over the whole batch, its encoders run a microbatch at a time."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -138,3 +139,24 @@ def test_averaged_weights_are_what_evaluations_take(name, tmp_path):
         np.testing.assert_allclose(np.asarray(loaded(raw["image"])), features, rtol=1e-4, atol=1e-5)
     for got, want in zip(jax.tree.leaves(ends[0.9].params), jax.tree.leaves(ends[0.0].params), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_large_model_on_one_cpu_multiplies_by_eigen_and_gets_the_same_step(monkeypatch):
+    """The compiler takes the option, its program holds products that it did not hand to YNNPACK, and they are the same to rounding."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # of a mesh of one the eight others are not seen
+    config = small_config(METHODS["mae"])
+    config.data.crop = "device"
+    built, mesh = configs.build(config), sharding.make_mesh({"data": 1}, batch=config.batch, devices=jax.devices()[:1])
+    metrics, texts = [], []
+    for least in (0, program.LARGE_MODEL):
+        monkeypatch.setattr(program, "LARGE_MODEL", least)
+        made = program.make(config, built, mesh, raw_batch(config), examples=64)
+        batch = made.put(raw_batch(config))
+        with jax.set_mesh(mesh):
+            texts.append(made.step.lower(made.shapes, batch).compile().as_text())
+        metrics.append(jax.device_get(made.step(made.init(), batch)[1]))
+    handed = re.compile(r'%ynn_fusion\S* = .*op_name="[^"]*dot_general"')
+    of_products = [len(handed.findall(text)) for text in texts]
+    assert of_products[0] == 0 < of_products[1]
+    for name, value in metrics[0].items():
+        np.testing.assert_allclose(value, metrics[1][name], rtol=1e-4, err_msg=name)

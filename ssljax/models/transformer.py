@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ssljax import models, sharding
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
-from ssljax.models.layers import REMAT, drop_path, stacked
+from ssljax.models.layers import REMAT, drop_path, flat_product, stacked
 
 
 @jax.custom_vjp
@@ -92,7 +92,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x, context=Context()):  # noqa: B008 (it is frozen)
         def dense(shape, name, axis=-1, init=kernel_init, bias=True):
-            return nn.DenseGeneral(shape, axis=axis, use_bias=bias, dtype=self.dtype, kernel_init=init, name=name)
+            return nn.DenseGeneral(shape, axis=axis, use_bias=bias, dtype=self.dtype, kernel_init=init, dot_general=flat_product, name=name)
 
         width = x.shape[-1]
         one = (self.heads, width // self.heads)
@@ -161,13 +161,13 @@ def _attend_on_cpu(q, k, v):
 
 def _attend_forward(q, k, v):
     p = jax.nn.softmax(_product(q, k, 3, 3))
-    return _product(p, v, 3, 2), (q, k, v, p)
+    y = _product(p, v, 3, 2)
+    return y, (q, k, v, p, y)
 
 
 def _attend_backward(kept, g):
-    q, k, v, p = kept
-    dp = _product(g, v, 3, 3)
-    ds = p * (dp - (dp * p).sum(-1, keepdims=True))
+    q, k, v, p, y = kept
+    ds = p * (_product(g, v, 3, 3) - (g * y).sum(-1, keepdims=True))  # g y' = dp p' (Dao et al. 2022, section 3.1), of fewer numbers
     dk, dv = _product(q, ds, 2, 2), _product(g, p, 2, 2)  # (B, H, F, M)
     return _product(ds, k, 3, 2), dk.swapaxes(2, 3), dv.swapaxes(2, 3)
 
@@ -226,7 +226,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x):
         def dense(width, name):
-            return nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init, name=name)
+            return nn.Dense(width, dtype=self.dtype, kernel_init=kernel_init, dot_general=flat_product, name=name)
 
         width, act = x.shape[-1], ACTIVATIONS[self.activation]
         y = dense(self.hidden, "fc1")(x)

@@ -244,3 +244,31 @@ def test_patches_as_a_product_are_the_definitions(sides, window, strides):
     value, pull = jax.vjp(product, jnp.float32(kernel))
     np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(pull(jnp.float32(weight))[0], np.moveaxis(slope, 0, -2), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("sides, kernel", [((2, 5, 7), (7, 3, 2, 4)), ((2, 5, 3, 4), (3, 4, 6)), ((6, 7), (7, 4))])
+def test_a_dense_layer_on_one_cpu_is_the_same_product_of_two_matrices(sides, kernel, monkeypatch):
+    """Value and both gradients, and nothing else is asked of the compiler than products of two axes; on many devices axes stay apart."""
+    monkeypatch.setattr(layers, "LARGE_KERNEL", 1)
+    over = 2 if sides[-1] != kernel[0] else 1
+    dimensions = (tuple(range(len(sides) - over, len(sides))), tuple(range(over))), ((), ())
+    r = jax.random.split(jax.random.PRNGKey(0), 3)
+    x, w = jax.random.normal(r[0], sides), jax.random.normal(r[1], kernel)
+    g = jax.random.normal(r[2], (*sides[: len(sides) - over], *kernel[over:]))
+
+    def all_of_it(x, w):
+        y, pull = jax.vjp(lambda x, w: layers.flat_product(x, w, dimensions), x, w)
+        return y, *pull(g)
+
+    def ranks():
+        products = [e for e in jax.make_jaxpr(lambda x, w: all_of_it(x, w))(x, w).eqns if e.primitive.name == "dot_general"]
+        return {v.aval.ndim for e in products for v in e.invars}
+
+    many = ranks()
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert ranks() == {2} and many == {len(sides), len(kernel), g.ndim}
+    a, b, c = (np.asarray(t, np.float64) for t in (x, w, g))
+    rows, columns = a.reshape(-1, int(np.prod(kernel[:over]))), b.reshape(int(np.prod(kernel[:over])), -1)
+    slopes = c.reshape(len(rows), -1)
+    for ours, exact in zip(all_of_it(x, w), (rows @ columns, slopes @ columns.T, rows.T @ slopes), strict=True):
+        np.testing.assert_allclose(ours, exact.reshape(ours.shape), rtol=1e-5, atol=1e-5)
