@@ -272,3 +272,21 @@ def test_a_dense_layer_on_one_cpu_is_the_same_product_of_two_matrices(sides, ker
     slopes = c.reshape(len(rows), -1)
     for ours, exact in zip(all_of_it(x, w), (rows @ columns, slopes @ columns.T, rows.T @ slopes), strict=True):
         np.testing.assert_allclose(ours, exact.reshape(ours.shape), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_prototypes_are_the_product_with_a_kernel_of_unit_columns(devices, monkeypatch):
+    """And so are the gradients of input, kernel and gain, in the definition's float64."""
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    random = np.random.default_rng(0)
+    x, kernel, gain, weight = (random.standard_normal(shape) for shape in ((5, 6), (6, 9), (9,), (5, 9)))
+    module = heads.Prototypes(9, "float32", gain=True)
+    call = lambda x, kernel, gain: module.apply({"params": {"kernel": kernel, "gain": gain}}, x)  # noqa: E731
+    value, pull = jax.vjp(call, *map(jnp.float32, (x, kernel, gain)))
+    norm = np.linalg.norm(kernel, axis=0)
+    unit = kernel / norm
+    slope = x.T @ weight * gain  # in the unit columns
+    wanted = (weight * gain) @ unit.T, (slope - unit * (unit * slope).sum(0)) / norm, ((x @ unit) * weight).sum(0)
+    np.testing.assert_allclose(value, x @ unit * gain, rtol=1e-5, atol=1e-5)
+    for found, exact in zip(pull(jnp.float32(weight)), wanted, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5)
