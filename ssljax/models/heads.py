@@ -66,7 +66,7 @@ class DINOHead(nn.Module):
         for i in range(1, self.layers):
             x = _hidden(x, i, self.hidden, self.norm, hidden_bias, "gelu", train, self.dtype, init)
         x = nn.Dense(self.bottleneck, use_bias=last_bias, dtype=self.dtype, kernel_init=init, name=f"fc{self.layers}")(x)
-        x = _normalise(x.astype(jnp.float32), axis=-1)
+        x = _normalise(x.astype(jnp.float32))
         return Prototypes(self.out, self.dtype, self.gain, name="last_layer")(x)
 
 
@@ -80,7 +80,7 @@ class Prototypes(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", nn.initializers.truncated_normal(0.02), (x.shape[-1], self.out))
-        # The columns' norms divide the logits, not the kernel: of 65,536 prototypes it is a hundred times as many numbers.
+        # The columns' norms divide the logits, not the kernel: their gradient is then a sum over the batch, not over the kernel's rows.
         scale = 1.0 / jnp.sqrt(_column_sums(jnp.square(kernel)) + 1e-12)  # (out,); the epsilon as in `_normalise`
         if self.gain:
             scale = scale * self.param("gain", nn.initializers.ones, (self.out,))
@@ -100,9 +100,9 @@ def _hidden(x, i, width, norm, bias, activation, train, dtype, init=nn.linear.de
     return ACTIVATIONS[activation](x)
 
 
-def _normalise(x, axis):
+def _normalise(x):
     # The epsilon is inside the root, so that the gradient of a zero vector is zero and not NaN.
-    return x / jnp.sqrt(jnp.sum(jnp.square(x), axis=axis, keepdims=True) + 1e-12)
+    return x / jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
 def _column_sums(x):
