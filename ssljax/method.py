@@ -131,9 +131,10 @@ class State:
     rng: Any
 
 
-def init_state(method, tx, rng, batch, *, ema=0.0):
-    """A fresh State. batch: an augmented batch, of which only the shapes matter. ema: see `make_train_step`. Run it under jit, sharded."""
-    params, extra = method.init(rng, batch)
+def init_state(init, tx, rng, batch, *, ema=0.0):
+    """A fresh State. init: the method's. batch: an augmented batch, of which only the shapes matter. ema: see `make_train_step`. Run it
+    under jit, sharded."""
+    params, extra = init(rng, batch)
     if ema:
         extra = {**extra, "average": trees.copy({"params": params, "stats": extra.get("stats", {})})}
     return State(params, extra, tx.init(params), jnp.zeros((), jnp.int32), jax.random.fold_in(rng, 1))

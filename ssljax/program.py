@@ -82,8 +82,10 @@ def make(config, built, mesh, raw, examples):
     two = {k: jax.ShapeDtypeStruct((2, *v.shape[1:]), v.dtype) for k, v in raw.items()}
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(augmentation, two))  # init reads shapes only
     rng = jax.random.PRNGKey(config.seed)
+    parameters = jax.jit(lambda rng, batch: built.method.init(rng, batch))  # so that it is traced once: here, and inside of `init`
     try:
-        params, _ = jax.eval_shape(lambda: built.method.init(rng, blank))
+        with jax.set_mesh(mesh):
+            params, _ = jax.eval_shape(parameters, rng, blank)
     except KeyError as error:
         raise UserError(
             f"method {config.method.name} needs {error} in a batch; config.augment and config.data give "
@@ -97,9 +99,10 @@ def make(config, built, mesh, raw, examples):
     tx = optim.make(options.pop("name"), groups=groups, params=params, **options)
 
     def init():
-        return method.init_state(built.method, tx, rng, jax.tree.map(jnp.asarray, blank), ema=ema)
+        return method.init_state(parameters, tx, rng, blank, ema=ema)
 
-    shapes = jax.eval_shape(init)
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(init)
     layout = sharding.state_shardings(shapes, mesh, config.sharding)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
     batch_layout = jax.sharding.NamedSharding(mesh, sharding.BATCH)
