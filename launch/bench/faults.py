@@ -3,7 +3,7 @@
     python launch/bench/faults.py                 # 20 kills; about 25 minutes on two CPU cores
     python launch/bench/faults.py --quick --method moco   # what continuous integration runs: a kill in a save, SIGTERM, a flipped byte
     python launch/bench/faults.py --only kills,sigterm --kills 5 --seed 3 --json
-    python launch/bench/faults.py --only hosts --method all     # every method as 2, 1, 4 and 2 processes; five minutes each
+    python launch/bench/faults.py --only hosts --method all --hosts 2,4    # every method as two processes, then four
 
 Runs are real: processes on this machine with fake devices, started by launch/local_multiprocess.sh, a shrunk config of a method with
 state that is easy to forget (--method dino: teacher, centre, batch statistics, schedules). Each row says what should hold and whether it
@@ -40,12 +40,16 @@ flags.DEFINE_bool("quick", False, "the subset for continuous integration", flag_
 flags.DEFINE_integer("kills", 20, "times that the run is killed", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "of the moments to kill at", flag_values=FLAGS)
 flags.DEFINE_list("method", ["dino"], "the method whose small config is run, several, or all", flag_values=FLAGS)
+flags.DEFINE_list("hosts", ["2", "1", "4", "2"], "processes of the starts of hosts; all but the last are told to stop", flag_values=FLAGS)
 flags.DEFINE_list("only", [], "scenarios to run, of those that --help lists; default: all", flag_values=FLAGS)
 flags.DEFINE_string("out", str(ROOT / "launch/bench/results/faults.jsonl"), "rows are appended here", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
 
 LIMIT = 600  # seconds that a start may take, whatever befalls it
 EVERY = 2  # steps between checkpoints
+# Programs that run for milliseconds are compiled soon: LLVM's level 0, each program in one piece, and fusions by the older emitters, which
+# halves what is left; XLA's own passes all run. The tests are compiled so as well.
+SOON = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
 @functools.cache
@@ -76,6 +80,7 @@ class Bench:
     method: str
     steps: int
     kills: int
+    hosts: list
     random: random.Random
     whole: dict = dataclasses.field(default_factory=dict)
     state: dict = dataclasses.field(default_factory=dict)
@@ -92,7 +97,7 @@ class Bench:
     def popen(self, command, workdir):
         # No compilation cache: only process 0 would find its program in it, start, and give up on the others after gloo's 30 s. Rather a
         # program that compiles soon. Unbuffered, because scenarios wait for what is printed.
-        env = {**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONUNBUFFERED": "1"}
+        env = {**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": SOON, "PYTHONUNBUFFERED": "1"}
         env.pop("JAX_COMPILATION_CACHE_DIR", None)
         with self.log(workdir).open("ab") as log:
             self.begun[self.log(workdir)] = log.tell()
@@ -297,19 +302,21 @@ def sigterm(bench):
 
 
 def hosts(bench):
-    """2 hosts, then 1, then 4, then 2 that evaluate: identical order of examples, parameters within 1e-6 of the whole run's"""
+    """other numbers of hosts at every start, the last evaluates: identical order of examples, parameters within 1e-6 of the whole run's"""
     import numpy as np
 
     from ssljax import metrics, trees
     from ssljax.data import pipeline, sources
 
     workdir = bench.scratch / "hosts"
-    for processes in (2, 1, 4):
+    *told, last = bench.hosts
+    for processes in told:
         process = bench.running(workdir, 4, processes=processes)  # far from the end: a small run is through soon after
         process.send_signal(signal.SIGTERM)
         code = wait(process)
         hold(code == Preempted.CODE, f"{processes} processes: exit code {code}: {bench.said(workdir)[-2000:]}")
-    hold(bench.finish(workdir, f"--config.evals.every={bench.steps}") == 0, f"the last start: {bench.said(workdir)[-2000:]}")
+    code = bench.finish(workdir, f"--config.evals.every={bench.steps}", processes=last)
+    hold(code == 0, f"the last start: {bench.said(workdir)[-2000:]}")
     rows = metrics.read(workdir)
     judged = [{k: v for k, v in row.items() if k not in ("step", "time")} for row in rows if "rankme" in row or "loss" not in row]
     hold(judged and all(np.isfinite(v) for v in judged[-1].values()), f"the evaluation at the end: {judged}")
@@ -330,7 +337,8 @@ def hosts(bench):
 
     two = [np.concatenate(parts) for parts in zip(ids(0, 2), ids(1, 2), strict=True)]
     hold(all(np.array_equal(a, b) for a, b in zip(ids(0, 1), two, strict=True)), "the order of examples differs")
-    return f"parameters within {apart:.1e}, losses within {loss_apart:.1e}, {bench.steps} batches of the same ids in the same order"
+    same = f"{bench.steps} batches of the same ids in the same order"
+    return f"{'-'.join(map(str, bench.hosts))} processes: parameters within {apart:.1e}, losses within {loss_apart:.1e}, {same}"
 
 
 def damaged(bench, name, damage):
@@ -400,7 +408,7 @@ def peer(bench):
     """one of two processes killed, no script to end the other: it ends within the timeout, and says who and in which phase"""
     timeout, workdir = 10, bench.scratch / "peer"
     command = ["bash", "launch/local_multiprocess.sh", "--dry-run", "2", "4", "--", *bench.words(workdir, f"--peer_timeout={timeout}")]
-    env = {**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env = {**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": SOON}
     printed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -476,9 +484,12 @@ def main(argv):
     methods = sorted(small_configs()) if FLAGS.method == ["all"] else FLAGS.method
     if unknown := sorted(set(methods) - set(small_configs())):
         raise UserError(f"--method={unknown[0]}: expected all, or some of {', '.join(sorted(small_configs()))}")
+    if unknown := [n for n in FLAGS.hosts if n not in ("1", "2", "4", "8")]:
+        raise UserError(f"--hosts={unknown[0]}: expected numbers of processes that eight devices are shared by: 1, 2, 4 or 8")
+    hosts = [int(n) for n in FLAGS.hosts]
     rows = []
     for method in methods:
-        rows += run(method, names, quick, count)
+        rows += run(method, names, quick, count, hosts)
     print(table(rows))
     if FLAGS.json:
         print(json.dumps(rows))
@@ -486,15 +497,17 @@ def main(argv):
         sys.exit(1)
 
 
-def run(method, names, quick, count):
+def run(method, names, quick, count, hosts):
     """Rows of one method's scenarios, kept as they come."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
-        steps = 3 * count + 4 * EVERY
-        bench = Bench(pathlib.Path(scratch), method, steps, count, random.Random(FLAGS.seed))
+        chosen = {"whole", *(FLAGS.only or (quick if FLAGS.quick else names))}
+        # Of these each start takes some: a kill comes three steps on, what is told to stop takes four and those until all have heard.
+        steps = 4 * EVERY + max(3 * count if "kills" in chosen else 3, 8 * len(hosts[:-1]) if "hosts" in chosen else 0)
+        bench = Bench(pathlib.Path(scratch), method, steps, count, hosts, random.Random(FLAGS.seed))
         for scenario in SCENARIOS:
             name = scenario.__name__
-            if name != "whole" and name not in (FLAGS.only or (quick if FLAGS.quick else names)):
+            if name not in chosen:
                 continue
             started = time.monotonic()
             try:
