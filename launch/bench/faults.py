@@ -484,8 +484,8 @@ def main(argv):
     methods = sorted(small_configs()) if FLAGS.method == ["all"] else FLAGS.method
     if unknown := sorted(set(methods) - set(small_configs())):
         raise UserError(f"--method={unknown[0]}: expected all, or some of {', '.join(sorted(small_configs()))}")
-    if unknown := [n for n in FLAGS.hosts if n not in ("1", "2", "4", "8")]:
-        raise UserError(f"--hosts={unknown[0]}: expected numbers of processes that eight devices are shared by: 1, 2, 4 or 8")
+    if not FLAGS.hosts or set(FLAGS.hosts) - {"1", "2", "4", "8"}:
+        raise UserError(f"--hosts={','.join(FLAGS.hosts)}: expected numbers of processes that eight devices are shared by: 1, 2, 4 or 8")
     hosts = [int(n) for n in FLAGS.hosts]
     rows = []
     for method in methods:
