@@ -124,10 +124,40 @@ def start_distributed(asked, peer_timeout=20):
     coordinator = os.environ.get("SSLJAX_COORDINATOR")
     patience = dict(heartbeat_timeout_seconds=peer_timeout, shutdown_timeout_seconds=120)  # at the end a slow one is waited for
     if coordinator:
+        if coordinator.startswith("localhost:") and os.environ.get("JAX_PLATFORMS") == "cpu":
+            compile_once()
         count, index = int(os.environ["SSLJAX_NUM_PROCESSES"]), int(os.environ["SSLJAX_PROCESS_ID"])
         jax.distributed.initialize(coordinator, count, index, **patience)
     elif asked:
         jax.distributed.initialize(**patience)
+
+
+def keep_programs(folder):
+    """What XLA compiles for this process is kept in `folder` (or a gs:// one), and found there by the next start. JAX's own variables come
+    first: JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps none."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def compile_once():
+    """Of processes that share a machine's CPU, the first compiles and sends the others the program.
+
+    Otherwise each compiles it, all at once; and since JAX names a kept program by the process as well as by the processor, only the first,
+    which alone writes, would find it again: it would be at its first collective while the others compile for longer than gloo waits."""
+    import jax
+    from jax._src import cache_key  # there is no public name for what a program's name is made of
+
+    if hasattr(cache_key, "_hash_accelerator_config"):
+        processor = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), platform.machine())
+        cache_key._hash_accelerator_config = lambda digest, devices: digest.update(processor.encode())
+        jax.config.update("jax_share_binary_between_hosts", True)
+
+
+def _lines(path):
+    path = pathlib.Path(path)
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def _flag_lines(values):

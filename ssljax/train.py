@@ -4,7 +4,8 @@ python -m ssljax.train --config configs/simclr_resnet_scenes.py:batch=256 --work
 python -m ssljax.train --config configs/simclr_resnet_scenes.py --help              # every key of that config, one line each
 python -m ssljax.train --config ... --workdir ... --config.method.temperature=0.2   # override any key
 
-The same command, started again, resumes from the newest checkpoint in --workdir. SIGTERM or Ctrl-C saves first and exits with 75.
+The same command, started again, resumes from the newest checkpoint in --workdir, with the programs compiled before, which are kept in
+WORKDIR/compiled (JAX_COMPILATION_CACHE_DIR names another place). SIGTERM or Ctrl-C saves first and exits with 75.
 """
 
 import collections
@@ -282,6 +283,7 @@ def main(argv):
         config = configs.shrink(config)
     configs.build(config)  # all that can be wrong in it, before the processes meet
     cli.start_distributed(FLAGS.distributed, FLAGS.peer_timeout)
+    cli.keep_programs(f"{FLAGS.workdir.rstrip('/')}/compiled")
     train(config, FLAGS.workdir, profile=FLAGS.profile, allow_changes=FLAGS.allow_changes, peer_timeout=FLAGS.peer_timeout)
 
 

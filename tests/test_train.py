@@ -10,7 +10,8 @@ import sys
 import jax
 import pytest
 
-from ssljax import checkpoint, program, sharding, trees
+from launch.bench import faults
+from ssljax import checkpoint, cli, program, sharding, trees
 from ssljax import config as configs
 from ssljax.train import places, train
 from tests.conftest import CONFIGS, METHODS, ROOT, SPINE, raw_batch
@@ -144,13 +145,14 @@ def test_two_processes_of_four_devices_give_the_losses_of_one_of_eight(tmp_path)
     words = ["--config", f"{SIMCLR}:data=plain", "--shrink"]
     alone = train_shrunk(tmp_path / "alone")
     script = ["bash", "launch/local_multiprocess.sh", "2", "4", "--", *words, "--workdir", str(tmp_path / "two")]
-    env = {**os.environ, "PYTHON": sys.executable}
-    env.pop("XLA_FLAGS", None)
+    env = {**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": faults.SOON}
     done = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     losses = [json.loads(line)["loss"] for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 2
     assert losses == pytest.approx(alone, rel=1e-6)
+    # One program for both processes, kept by the first.
+    assert len(list((tmp_path / "two" / "compiled").glob("jit_train_step-*-cache"))) == 1
 
 
 def train_shrunk(workdir):
@@ -194,6 +196,39 @@ def test_import_ssljax_is_quick():
 def test_a_bucket_holds_the_checkpoints_and_this_machine_the_rest(tmp_path):
     assert places(tmp_path) == (tmp_path, tmp_path / "checkpoints")
     assert places("gs://bucket/runs/simclr/") == (pathlib.Path("runs/simclr"), "gs://bucket/runs/simclr/checkpoints")
+
+
+def test_a_second_start_reads_its_programs_and_compiles_a_damaged_one_again(tmp_path):
+    """What the command line keeps in WORKDIR/compiled, told by what JAX logs of it."""
+    env = {**os.environ, "XLA_FLAGS": faults.SOON, "JAX_DEBUG_LOG_MODULES": "jax._src.compiler"}
+    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    said, losses = {}, {}
+    for name in ("first", "second"):
+        words = ["-m", "ssljax.train", "--config", SIMCLR, "--shrink", "--workdir", str(tmp_path / name)]
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said[name] = done.stderr
+        losses[name] = [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        if name == "first":
+            (step,) = (tmp_path / "first" / "compiled").glob("jit_train_step-*-cache")
+            step.write_bytes(step.read_bytes()[:5000])
+            env["JAX_COMPILATION_CACHE_DIR"] = str(step.parent)  # the second run's checkpoints are its own, its programs are not
+    assert "Persistent compilation cache hit for" not in said["first"]
+    assert "Persistent compilation cache hit for 'jit_init'" in said["second"]
+    assert "Error reading persistent compilation cache entry for 'jit_train_step'" in said["second"]
+    assert len(losses["first"]) == 2 and losses["first"] == losses["second"]
+
+
+def test_where_programs_are_kept_is_jaxs_to_say(tmp_path):
+    given = jax.config.jax_compilation_cache_dir
+    try:
+        cli.keep_programs(tmp_path)
+        assert jax.config.jax_compilation_cache_dir == given
+        jax.config.update("jax_compilation_cache_dir", None)
+        cli.keep_programs(tmp_path)
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", given)
 
 
 def test_what_is_freed_stays_with_the_process_where_a_cpu_is_all_there_is():

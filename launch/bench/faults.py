@@ -95,10 +95,9 @@ class Bench:
         return self.popen([*script, "--", *self.words(workdir, *more)], workdir)
 
     def popen(self, command, workdir):
-        # No compilation cache: only process 0 would find its program in it, start, and give up on the others after gloo's 30 s. Rather a
-        # program that compiles soon. Unbuffered, because scenarios wait for what is printed.
+        # Programs are compiled soon, and once for all starts. Unbuffered, because scenarios wait for what is printed.
         env = {**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": SOON, "PYTHONUNBUFFERED": "1"}
-        env.pop("JAX_COMPILATION_CACHE_DIR", None)
+        env |= {"JAX_COMPILATION_CACHE_DIR": str(self.scratch / "compiled")}
         with self.log(workdir).open("ab") as log:
             self.begun[self.log(workdir)] = log.tell()
             return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
