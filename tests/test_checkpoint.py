@@ -387,3 +387,22 @@ def test_mutated_checkpoints_never_crash_the_reader(saved, tmp_path):
         (step / "manifest.json").write_bytes(manifest)
     assert_bitwise(Checkpoints(folder, read_only=True).restore(target), want)
     assert damaged > MUTATIONS // 2
+
+
+@pytest.mark.parametrize("rows, compiles", [(24, False), (2**18, True)], ids=["small", "8 MiB"])
+def test_no_program_is_compiled_to_save_a_small_array(rows, compiles, tmp_path):
+    """Of an array that eight devices hold each writes a part, cut out by a program of its own: only where a part is large."""
+    state = {"params": jax.device_put(np.ones((rows, 8), np.float32), NamedSharding(mesh_of(4, 2), P()))}
+    names = []
+
+    def listen(name, seconds, **_):
+        names.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(1, state, {})
+        checkpoints.close()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert any("backend_compile" in name for name in names) == compiles, names
