@@ -3,7 +3,7 @@
     python launch/bench/faults.py                 # 20 kills; about 25 minutes on two CPU cores
     python launch/bench/faults.py --quick --method moco   # what continuous integration runs: a kill in a save, SIGTERM, a flipped byte
     python launch/bench/faults.py --only kills,sigterm --kills 5 --seed 3 --json
-    python launch/bench/faults.py --only hosts --method all --hosts 2,4    # every method as two processes, then four
+    python launch/bench/faults.py --only hosts --method moco --hosts 2,4    # (processes.py does so for every method, in less time)
 
 Runs are real: processes on this machine with fake devices, started by launch/local_multiprocess.sh, a shrunk config of a method with
 state that is easy to forget (--method dino: teacher, centre, batch statistics, schedules). Each row says what should hold and whether it

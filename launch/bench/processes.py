@@ -1,6 +1,6 @@
 """Every method by two processes that are told to stop, then by four that go on and evaluate: the state of a whole run of one process.
 
-    python launch/bench/processes.py                            # all methods, about two hours on two CPU cores; rows as they come
+    python launch/bench/processes.py                            # all methods that no row says hold, two hours on two CPU cores
     python launch/bench/processes.py --method moco,siglip --json
 
 The eight fake devices, the config (of a method's small one, shrunk, without colours) and the data are the same throughout. Every process is
@@ -32,7 +32,7 @@ from ssljax import cli  # noqa: E402
 from ssljax.errors import Preempted, UserError  # noqa: E402
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("method", ["all"], "methods whose small config is run, or all", flag_values=FLAGS)
+flags.DEFINE_list("method", ["all"], "methods whose small config is run; all: those not held by a row of --out yet", flag_values=FLAGS)
 flags.DEFINE_string("out", str(ROOT / "launch/bench/results/processes.jsonl"), "rows are appended here", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
 
@@ -198,7 +198,10 @@ def table(rows):
 def main(argv):
     cli.parse(argv, FLAGS, __doc__)
     known = faults.small_configs()
-    methods = sorted(known) if FLAGS.method == ["all"] else FLAGS.method
+    out = pathlib.Path(FLAGS.out)
+    kept = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    held = {row["method"] for row in kept if row["outcome"] == "holds"}
+    methods = sorted(set(known) - held) if FLAGS.method == ["all"] else FLAGS.method
     if unknown := sorted(set(methods) - set(known)):
         raise UserError(f"--method={unknown[0]}: expected all, or some of {', '.join(sorted(known))}")
     # Read when JAX and TensorFlow are imported, which the processes are forked after.
