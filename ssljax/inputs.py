@@ -158,19 +158,23 @@ def prompts(source, name=""):
     return {kind: list(own.get(kind, sets.named(name or "generic"))) for kind in source.labels()}
 
 
+TEXTS = 256  # embedded in one call, at least
+
+
 def text_embedder(program, state, tokenizer):
     """list of N strings -> text embeddings (N, E), or of words (N, T, E), float32; None for a method without a text tower."""
     if tokenizer is None:
         return None
+    # Of one size, whatever the number of classes and templates: one program for all of them, and ImageNet's 80,000 prompts fit.
+    size = TEXTS + -TEXTS % program.mesh.size
 
     def embed(texts):
         ids = tokenizer(list(texts))
-        padded = np.concatenate([ids, np.zeros((-len(ids) % program.mesh.size, ids.shape[1]), ids.dtype)])
+        padded = np.concatenate([ids, np.zeros((-len(ids) % size, ids.shape[1]), ids.dtype)])
         # Every process embeds all the texts; `put` takes each one's own rows.
-        rows = len(padded) // jax.process_count()
-        mine = padded[jax.process_index() * rows :][:rows]
-        out = program.embed(state.params, state.extra, program.put({"text": mine}))["text_embedding"]
-        return program.fetch(out)[: len(ids)]
+        calls = padded.reshape(-1, jax.process_count(), size // jax.process_count(), ids.shape[1])[:, jax.process_index()]
+        out = [program.fetch(program.embed(state.params, state.extra, program.put({"text": rows}))["text_embedding"]) for rows in calls]
+        return np.concatenate(out)[: len(ids)]
 
     return embed
 

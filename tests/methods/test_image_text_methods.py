@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from ssljax import config as configs
-from ssljax import decode, losses, metrics, models, networks, program, sharding
+from ssljax import decode, inputs, losses, metrics, models, networks, program, sharding
 from ssljax.methods.coca import CoCa
 from ssljax.methods.unicl import UniCL
 from ssljax.models.captioner import CaptionDecoder
 from ssljax.models.resnet import ResNet
 from ssljax.models.text import TextTransformer
 from ssljax.models.vit import ViT
-from tests.conftest import METHODS, raw_batch
+from tests.conftest import METHODS, program_of, raw_batch
 
 
 def test_flip_has_at_most_six_tenths_of_the_image_towers_flops():
@@ -93,3 +93,17 @@ def test_what_coca_writes_with_a_cache_is_what_its_training_pass_says(coca):
     ended = np.cumsum(words == 0, axis=1) - (words == 0) > 0
     np.testing.assert_array_equal(np.where(ended, 0, best), words)
     assert len({tuple(row) for row in words.tolist()}) > 1  # it looks at the picture
+
+
+@pytest.mark.parametrize("mesh", ["1", "data=8"])
+def test_any_number_of_texts_is_embedded_by_one_program(mesh):
+    _, built, made = program_of(METHODS["siglip"], mesh)
+    state, tower = made.init(), built.method.text
+    rng = np.random.default_rng(0)
+    ids = {n: rng.integers(1, tower.vocab_size, (n, tower.length)).astype(np.int32) for n in (1, 30, inputs.TEXTS + 44)}
+    before = made.embed._cache_size()
+    for want in ids.values():
+        got = inputs.text_embedder(made, state, lambda texts, want=want: want)(["a text"] * len(want))
+        alone = built.method.embed(state.params, state.extra, {"text": jnp.asarray(want)})["text_embedding"]
+        np.testing.assert_allclose(got, alone, rtol=1e-4, atol=1e-6)
+    assert made.embed._cache_size() - before <= 1
