@@ -149,7 +149,9 @@ def compile_once():
     import jax
     from jax._src import cache_key  # there is no public name for what a program's name is made of
 
-    if hasattr(cache_key, "_hash_accelerator_config"):
+    if not hasattr(cache_key, "_hash_accelerator_config"):  # another JAX: as it was without a cache
+        jax.config.update("jax_enable_compilation_cache", False)
+    else:
         processor = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), platform.machine())
         cache_key._hash_accelerator_config = lambda digest, devices: digest.update(processor.encode())
         jax.config.update("jax_share_binary_between_hosts", True)
