@@ -152,14 +152,11 @@ def compile_once():
     if not hasattr(cache_key, "_hash_accelerator_config"):  # another JAX: as it was without a cache
         jax.config.update("jax_enable_compilation_cache", False)
     else:
-        processor = next((line for line in _lines("/proc/cpuinfo") if line.startswith("flags")), platform.machine())
+        about = pathlib.Path("/proc/cpuinfo")
+        found = re.search(r"^flags.*", about.read_text() if about.exists() else "", re.M)
+        processor = found[0] if found else platform.machine()
         cache_key._hash_accelerator_config = lambda digest, devices: digest.update(processor.encode())
         jax.config.update("jax_share_binary_between_hosts", True)
-
-
-def _lines(path):
-    path = pathlib.Path(path)
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def _flag_lines(values):

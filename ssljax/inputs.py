@@ -165,16 +165,16 @@ def text_embedder(program, state, tokenizer):
     """list of N strings -> text embeddings (N, E), or of words (N, T, E), float32; None for a method without a text tower."""
     if tokenizer is None:
         return None
+    from ssljax.data import pipeline
+    from ssljax.evals.features import extract
+
     # Of one size, whatever the number of classes and templates: one program for all of them, and ImageNet's 80,000 prompts fit.
-    size = TEXTS + -TEXTS % program.mesh.size
+    options = dict(batch=-(-TEXTS // program.mesh.size) * program.mesh.size)
+    options |= dict(process_index=jax.process_index(), process_count=jax.process_count())
 
     def embed(texts):
-        ids = tokenizer(list(texts))
-        padded = np.concatenate([ids, np.zeros((-len(ids) % size, ids.shape[1]), ids.dtype)])
-        # Every process embeds all the texts; `put` takes each one's own rows.
-        calls = padded.reshape(-1, jax.process_count(), size // jax.process_count(), ids.shape[1])[:, jax.process_index()]
-        out = [program.fetch(program.embed(state.params, state.extra, program.put({"text": rows}))["text_embedding"]) for rows in calls]
-        return np.concatenate(out)[: len(ids)]
+        batches = pipeline.array_eval_batches({"text": tokenizer(list(texts))}, **options)
+        return extract(embedder(program, state), batches, program.put)["text_embedding"]
 
     return embed
 

@@ -64,8 +64,7 @@ def program_of(path, mesh):
     config = small_config(path)
     config.data.crop = "device"
     if path not in [METHODS[name] for name in SPINE]:
-        for group in config.augment.values():
-            group.update(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0, blur=(0.0,), solarize=(0.0,))
+        faults.without_colours(config)
     built = configs.build(config)
     sizes = MESHES[mesh]
     count = int(np.prod(list(sizes.values())))

@@ -200,14 +200,11 @@ def test_a_bucket_holds_the_checkpoints_and_this_machine_the_rest(tmp_path):
 
 def test_a_second_start_reads_its_programs_and_compiles_a_damaged_one_again(tmp_path):
     """What the command line keeps in WORKDIR/compiled, told by what JAX logs of it."""
-    env = {**os.environ, "XLA_FLAGS": faults.SOON, "JAX_DEBUG_LOG_MODULES": "jax._src.compiler"}
-    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    env = {"XLA_FLAGS": faults.SOON, "JAX_DEBUG_LOG_MODULES": "jax._src.compiler", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     said, losses = {}, {}
     for name in ("first", "second"):
-        words = ["-m", "ssljax.train", "--config", SIMCLR, "--shrink", "--workdir", str(tmp_path / name)]
-        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        said[name] = done.stderr
+        code, _, said[name] = command("-m", "ssljax.train", "--config", SIMCLR, "--shrink", "--workdir", str(tmp_path / name), **env)
+        assert code == 0, said[name]
         losses[name] = [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         if name == "first":
             (step,) = (tmp_path / "first" / "compiled").glob("jit_train_step-*-cache")

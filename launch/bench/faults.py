@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 
+import numpy as np
 from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -47,6 +48,7 @@ flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", fl
 
 LIMIT = 600  # seconds that a start may take, whatever befalls it
 EVERY = 2  # steps between checkpoints
+MISSED = "Gloo context initialization failed"  # what XLA's gloo says then, see `Bench.missed`
 # Programs that run for milliseconds are compiled soon: LLVM's level 0, each program in one piece, and fusions by the older emitters, which
 # halves what is left; XLA's own passes all run. The tests are compiled so as well.
 SOON = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -69,6 +71,19 @@ def get_config(arg=""):
     config = configs.with_steps(config, a.steps)
     config.checkpoint.update(every=EVERY, keep=3)
     return config
+
+
+def without_colours(config):
+    """A third of the time to compile is the colours', which the step of every method shares."""
+    for group in config.augment.values():
+        group.update(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0, blur=(0.0,), solarize=(0.0,))
+    return config
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 # ------------------------------------------------------------------------------------------------------------------- a start
@@ -130,7 +145,7 @@ class Bench:
     def missed(self, workdir):
         """Whether the processes of the latest start missed each other: XLA's gloo gives them 30 s to meet in a collective, too few where
         one compiles for longer than the other on a busy machine. Whoever starts it again goes on, and so does this program."""
-        return "Gloo context initialization failed" in self.said(workdir)
+        return MISSED in self.said(workdir)
 
     def copy(self, name):
         """The whole run's workdir under another name."""
@@ -228,6 +243,35 @@ def same_end(bench, workdir):
     return f"SHA-256 of params, opt and extra equal at step {bench.steps}"
 
 
+def distance(want, got):
+    """The largest difference of two trees' leaves."""
+    from ssljax import trees
+
+    want, got = dict(trees.names(want)), dict(trees.names(got))
+    hold(want.keys() == got.keys(), f"leaves that only one has: {sorted(want.keys() ^ got.keys())}")
+    each = [np.abs(np.asarray(want[name], np.float64) - np.asarray(got[name], np.float64)).max(initial=0) for name in want]
+    return float(max(each, default=0.0))
+
+
+def losses_apart(steps, *workdirs):
+    """The largest difference of two runs' losses, at each of `steps`."""
+    from ssljax import metrics
+
+    one, other = ([row["loss"] for row in metrics.read(workdir) if "loss" in row] for workdir in workdirs)
+    hold(len(one) == len(other) == steps, f"{len(one)} and {len(other)} losses of {steps} steps")
+    return float(np.abs(np.subtract(one, other)).max())
+
+
+def judged(workdir):
+    """The numbers of the run's last evaluation, all finite."""
+    from ssljax import metrics
+
+    rows = metrics.read(workdir)
+    found = [{k: v for k, v in row.items() if k not in ("step", "time")} for row in rows if "rankme" in row or "loss" not in row]
+    hold(found and all(np.isfinite(v) for v in found[-1].values()), f"the evaluation at the end: {found}")
+    return found[-1]
+
+
 # ----------------------------------------------------------------------------------------------------------------- scenarios
 def whole(bench):
     """the run that nothing befalls ends, and every kept step verifies"""
@@ -302,9 +346,6 @@ def sigterm(bench):
 
 def hosts(bench):
     """other numbers of hosts at every start, the last evaluates: identical order of examples, parameters within 1e-6 of the whole run's"""
-    import numpy as np
-
-    from ssljax import metrics, trees
     from ssljax.data import pipeline, sources
 
     workdir = bench.scratch / "hosts"
@@ -316,14 +357,10 @@ def hosts(bench):
         hold(code == Preempted.CODE, f"{processes} processes: exit code {code}: {bench.said(workdir)[-2000:]}")
     code = bench.finish(workdir, f"--config.evals.every={bench.steps}", processes=last)
     hold(code == 0, f"the last start: {bench.said(workdir)[-2000:]}")
-    rows = metrics.read(workdir)
-    judged = [{k: v for k, v in row.items() if k not in ("step", "time")} for row in rows if "rankme" in row or "loss" not in row]
-    hold(judged and all(np.isfinite(v) for v in judged[-1].values()), f"the evaluation at the end: {judged}")
-    got, want = dict(trees.names(read(workdir, bench.steps)["params"])), dict(trees.names(bench.state["params"]))
-    apart = max(float(np.abs(got[name] - want[name]).max()) for name in want)
+    judged(workdir)
+    apart = distance(bench.state["params"], read(workdir, bench.steps)["params"])
     hold(apart <= 1e-6, f"parameters are {apart:.1e} apart")
-    losses = [[row["loss"] for row in metrics.read(bench.scratch / name) if "loss" in row] for name in ("whole", "hosts")]
-    loss_apart = float(np.abs(np.subtract(*losses)).max())
+    loss_apart = losses_apart(bench.steps, bench.scratch / "whole", workdir)
 
     config = get_config(f"method={bench.method},steps={bench.steps}")
     source = sources.open(config.data.source, config.data.train)
@@ -409,9 +446,7 @@ def peer(bench):
     command = ["bash", "launch/local_multiprocess.sh", "--dry-run", "2", "4", "--", *bench.words(workdir, f"--peer_timeout={timeout}")]
     env = {**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": SOON}
     printed = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     each = [[word.replace("localhost:PORT", f"localhost:{port}") for word in shlex.split(line)] for line in printed.splitlines()]
     processes = [bench.popen(words, workdir) for words in each]
     try:

@@ -24,7 +24,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from launch.bench.rows import commit, keep, markdown  # noqa: E402
+from launch.bench.rows import commit, keep, markdown, stored  # noqa: E402
 from ssljax import cli  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 
@@ -293,7 +293,7 @@ def main(argv):
 
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     out = pathlib.Path(FLAGS.out)
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    rows = stored(out)
     done = {(row["config"], row["seed"]) for row in rows}
     wanted = []
     for path, argument, family in tasks():

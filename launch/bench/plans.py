@@ -23,7 +23,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from launch.bench.rows import commit, keep  # noqa: E402
+from launch.bench.rows import commit, keep, stored  # noqa: E402
 from ssljax import cli, plan  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 
@@ -79,8 +79,7 @@ def line(row):
 
 def kept(out):
     """{file: its latest row that fits; one of a whole plan before those of quick ones}."""
-    out = pathlib.Path(out)
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    rows = stored(out)
     rows.sort(key=lambda row: "bytes" in row)  # stable
     return {row["file"]: row for row in rows if row["fits"]}
 

@@ -14,12 +14,10 @@ import multiprocessing
 import os
 import pathlib
 import signal
-import socket
 import sys
 import tempfile
 import time
 
-import numpy as np
 from absl import flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -27,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from launch.bench import faults  # noqa: E402
 from launch.bench.faults import FellShort, hold, read, steps_logged  # noqa: E402
-from launch.bench.rows import commit, keep, markdown  # noqa: E402
+from launch.bench.rows import commit, keep, markdown, stored  # noqa: E402
 from ssljax import cli  # noqa: E402
 from ssljax.errors import Preempted, UserError  # noqa: E402
 
@@ -46,9 +44,7 @@ IMPORTS = "tensorflow orbax.checkpoint optax flax.linen launch.bench.processes s
 
 def get_config(arg=""):
     """What every run here trains: `--config launch/bench/processes.py:method=dino`."""
-    config = faults.get_config(f"{arg},steps={STEPS}")
-    for group in config.augment.values():  # a third of the time to compile, and in every method the same
-        group.update(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0, blur=(0.0,), solarize=(0.0,))
+    config = faults.without_colours(faults.get_config(f"{arg},steps={STEPS}"))
     config.checkpoint.update(every=STEPS, keep=2)
     return config
 
@@ -75,19 +71,16 @@ def train(words, environment, log):
 
 @dataclasses.dataclass
 class Start:
-    """`count` processes of one run. Process 0 writes to `log`, the others to `log`.1, ..."""
+    """`count` processes of one run. What each writes is in its `log`."""
 
     workdir: pathlib.Path
     count: int
     words: tuple
 
     def __post_init__(self):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
         devices = f"{faults.SOON} --xla_force_host_platform_device_count={DEVICES // self.count}"
         # One as well is told where to meet: then its devices, too, add up over gloo, in gloo's order.
-        among = dict(SSLJAX_COORDINATOR=f"localhost:{port}", SSLJAX_NUM_PROCESSES=str(self.count), XLA_FLAGS=devices)
+        among = dict(SSLJAX_COORDINATOR=f"localhost:{faults.free_port()}", SSLJAX_NUM_PROCESSES=str(self.count), XLA_FLAGS=devices)
         words = ("--workdir", str(self.workdir), *self.words)
         self.processes = []
         for index in range(self.count):
@@ -96,7 +89,7 @@ class Start:
             self.processes.append(multiprocessing.get_context("forkserver").Process(target=train, args=arguments))
             self.processes[-1].start()
 
-    def log(self, index=0):
+    def log(self, index):
         return self.workdir.with_suffix(f".{index}.log")
 
     def said(self):
@@ -117,77 +110,48 @@ class Start:
             process.join()
         hold(set(codes) == {code}, f"exit codes {codes} of {self.count} processes, not {code}: {self.said()}")
 
-    def missed(self):
-        """Whether they did not meet within gloo's 30 s (see `faults.Bench.missed`): nobody's fault, and started again."""
-        return "Gloo context initialization failed" in self.said()
 
-
-def again(call):
-    """call() -> a Start that has begun; ended by `finish`. Up to three times if the processes miss each other."""
+def run(*arguments, code, during=lambda start: None):
+    """A Start of these arguments, in which `during` happens, until all have ended with `code`; up to three if the processes miss each
+    other. Raises FellShort."""
     for attempt in range(3):
-        start, finish = call()
+        start = Start(*arguments)
         try:
-            return finish()
+            during(start)
+            return start.wait(code)
         except FellShort:
-            if attempt == 2 or not start.missed():
+            if attempt == 2 or faults.MISSED not in start.said():
                 raise
 
 
 # -------------------------------------------------------------------------------------------------------------------- a method
 def check(method, scratch):
     """-> what a row says of it. Raises FellShort."""
-    from ssljax import metrics
-
     words = ("--config", f"launch/bench/processes.py:method={method}")
     whole, moved = scratch / "whole", scratch / "moved"
+
+    def tell(two):
+        faults.until(lambda: steps_logged(moved) >= TOLD, two)
+        if two.poll() is None:
+            os.kill(two.processes[1].pid, signal.SIGTERM)
+
     one = Start(whole, 1, words)
-
-    def told():
-        two = Start(moved, 2, words)
-
-        def finish():
-            faults.until(lambda: steps_logged(moved) >= TOLD, two)
-            if two.poll() is None:
-                os.kill(two.processes[1].pid, signal.SIGTERM)
-            two.wait(Preempted.CODE)
-            return faults.steps_of(moved)[-1]
-
-        return two, finish
-
-    def go_on():
-        four = Start(moved, 4, (*words, f"--config.evals.every={STEPS}"))
-        return four, lambda: four.wait(0)
-
     try:
-        stopped = again(told)
+        run(moved, 2, words, code=Preempted.CODE, during=tell)
         one.wait(0)
     finally:
         for process in one.processes:
             process.kill()
+    stopped = faults.steps_of(moved)[-1]
     hold(stopped < STEPS, f"the two were through before they were told: {stopped} steps")
-    again(go_on)
+    run(moved, 4, (*words, f"--config.evals.every={STEPS}"), code=0)
 
     want, got = read(whole, STEPS), read(moved, STEPS)
-    apart = {part: distance(want.get(part, {}), got.get(part, {})) for part in ("params", "opt", "extra")}
-    rows = metrics.read(moved)
-    losses = [[row["loss"] for row in metrics.read(workdir) if "loss" in row] for workdir in (whole, moved)]
-    hold(len(losses[0]) == len(losses[1]) == STEPS, f"{len(losses[0])} and {len(losses[1])} losses of {STEPS} steps")
-    judged = {k: v for row in rows if "rankme" in row for k, v in row.items() if k not in ("step", "time")}
-    hold(judged and all(np.isfinite(v) for v in judged.values()), f"the evaluation at the end: {judged}")
-    apart["loss"] = float(np.abs(np.subtract(*losses)).max())
-    row = {"stopped_at": stopped, **{f"{part}_apart": value for part, value in apart.items()}, "judged": len(judged)}
+    apart = {part: faults.distance(want.get(part, {}), got.get(part, {})) for part in ("params", "opt", "extra")}
+    apart["loss"] = faults.losses_apart(STEPS, whole, moved)
+    row = {"stopped_at": stopped, **{f"{part}_apart": value for part, value in apart.items()}, "judged": len(faults.judged(moved))}
     far = [part for part, value in apart.items() if not value <= 1e-6]
     return row | {"outcome": "fell short" if far else "holds", "detail": f"{', '.join(far)} more than 1e-6 apart" if far else ""}
-
-
-def distance(want, got):
-    """The largest difference of two trees' leaves."""
-    from ssljax import trees
-
-    want, got = dict(trees.names(want)), dict(trees.names(got))
-    hold(want.keys() == got.keys(), f"leaves that only one has: {sorted(want.keys() ^ got.keys())}")
-    each = [np.abs(np.asarray(want[name], np.float64) - np.asarray(got[name], np.float64)).max(initial=0) for name in want]
-    return float(max(each, default=0.0))
 
 
 def table(rows):
@@ -198,9 +162,7 @@ def table(rows):
 def main(argv):
     cli.parse(argv, FLAGS, __doc__)
     known = faults.small_configs()
-    out = pathlib.Path(FLAGS.out)
-    kept = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    held = {row["method"] for row in kept if row["outcome"] == "holds"}
+    held = {row["method"] for row in stored(FLAGS.out) if row["outcome"] == "holds"}
     methods = sorted(set(known) - held) if FLAGS.method == ["all"] else FLAGS.method
     if unknown := sorted(set(methods) - set(known)):
         raise UserError(f"--method={unknown[0]}: expected all, or some of {', '.join(sorted(known))}")

@@ -28,6 +28,12 @@ def keep(rows, out):
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def stored(out):
+    """The rows of a .jsonl file, none where there is no file."""
+    out = pathlib.Path(out)
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
 def markdown(head, cells):
     """A table: head, the columns' names; cells, a list of strings a row."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]

@@ -185,11 +185,11 @@ def array_batches(
 def array_eval_batches(values, *, batch, process_index=0, process_count=1):
     """The batches of `eval_batches` from arrays in memory, without TensorFlow: nothing is resized.
 
-    values: {"image": uint8 (N, H, W, 3), any further arrays of N rows}; each comes cut into rows under its own name, with "id" and
+    values: {"image": uint8 (N, H, W, 3), or any other arrays of N rows}; each comes cut into rows under its own name, with "id" and
     "valid"; the last batch is filled up with zeros, id -1 and valid=False.
     """
     rows = _rows(batch, process_index, process_count)
-    n = len(values["image"])
+    n = len(next(iter(values.values())))
     values = {**{key: np.asarray(v) for key, v in values.items()}, "id": np.arange(n, dtype=np.int32), "valid": np.ones(n, bool)}
     for start in range(0, n, batch):
         mine = slice(start + rows.start, start + rows.stop)
