@@ -59,10 +59,10 @@ def configs_of():
 
 def learned():
     """{config file: "photograph: kNN 0.60, linear 0.65 (random 0.32, 0.46); ..."} of the mean of the seeds."""
-    path = ROOT / "launch/bench/results/learning.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    from launch.bench.rows import stored
+
     runs = {}
-    for row in rows:
+    for row in stored(ROOT / "launch/bench/results/learning.jsonl"):
         runs.setdefault(row["config"], []).append(row)
     texts = {}
     for name, group in runs.items():

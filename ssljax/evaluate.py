@@ -30,7 +30,9 @@ flags.DEFINE_string("label", "", "another field to predict than the config's", f
 flags.DEFINE_integer("step", 0, "step to restore; 0: the newest", flag_values=FLAGS)
 flags.DEFINE_bool("baselines", True, "judge raw pixels and the same encoder at random as well", flag_values=FLAGS)
 flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "compute dtype of the encoders; empty: the config's", flag_values=FLAGS)
-flags.DEFINE_bool("cache", True, "keep features in WORKDIR/features and take them from there", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "cache", True, "keep features in WORKDIR/features, programs in the first WORKDIR/compiled, and take them from there", flag_values=FLAGS
+)
 flags.DEFINE_string("report", "", "write a report to this .html file", flag_values=FLAGS)
 flags.DEFINE_string("results", "", "write the numbers to this .json file", flag_values=FLAGS)
 flags.DEFINE_bool("distributed", False, "join the other processes of a TPU pod or a SLURM job", flag_values=FLAGS)
@@ -329,6 +331,8 @@ def main(argv):
     if not FLAGS.checkpoint:
         raise UserError("--checkpoint is missing: the --workdir of a run of train.py, or several with commas")
     cli.start_distributed(FLAGS.distributed)
+    if FLAGS.cache:
+        cli.keep_programs(f"{FLAGS.checkpoint[0].rstrip('/').removesuffix('/checkpoints')}/compiled")
     import jax
 
     from ssljax import config as configs

@@ -68,6 +68,18 @@ def test_wrong_checkpoints_and_evaluators_are_named(tmp_path, monkeypatch):
             run(monkeypatch, *words)
 
 
+def test_programs_are_read_from_where_the_run_keeps_them(tmp_path, monkeypatch):
+    given = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(evaluate, "restore", lambda *_, **__: pytest.fail(str(jax.config.jax_compilation_cache_dir)))
+    try:
+        for flag, folder in (("--cache", f"{tmp_path}/compiled"), ("--nocache", "None")):
+            jax.config.update("jax_compilation_cache_dir", None)
+            with pytest.raises(pytest.fail.Exception, match=f"^{folder}$"):
+                run(monkeypatch, "--checkpoint", f"{tmp_path}/checkpoints/", "--evals", "knn", flag)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", given)
+
+
 @pytest.mark.quick
 def test_help(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--help"])
