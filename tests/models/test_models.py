@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax import fields, models, trees
+from ssljax import fields, models, sharding, trees
 from ssljax.errors import UserError
 from ssljax.models import heads, layers, positions, resnet, text, transformer, vit
 
@@ -229,7 +229,10 @@ def test_attention_and_its_gradients_are_the_definitions(n, m):
     [((12, 8), (4, 2), (4, 2)), ((4, 6, 9), (2, 3, 3), (2, 3, 3)), ((11, 8), (4, 4), (4, 4)), ((9, 9), (4, 4), (2, 2))],
     ids=["pictures", "video", "rest", "overlapping"],
 )
-def test_patches_as_a_product_are_the_definitions(sides, window, strides):
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_patches_as_a_product_are_the_definitions(sides, window, strides, platform, monkeypatch):
+    """By a product where they lie side by side, but on a TPU, which has the convolution."""
+    monkeypatch.setattr(sharding, "platform", lambda: platform)
     random = np.random.default_rng(0)
     x, kernel = random.standard_normal((2, *sides, 3)), random.standard_normal((*window, 3, 5))
     windows = np.lib.stride_tricks.sliding_window_view(x, window, tuple(range(1, 1 + len(window))))
@@ -241,6 +244,9 @@ def test_patches_as_a_product_are_the_definitions(sides, window, strides):
     letters = "DHW"[-count:]
     names = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
     product = lambda kernel: layers.patch_product(jnp.float32(x), kernel, strides, "VALID", dimension_numbers=names)  # noqa: E731
+    beside = strides == window and all(side % step == 0 for side, step in zip(sides, window, strict=True))
+    called = str(jax.make_jaxpr(product)(jnp.float32(kernel)))
+    assert ("conv_general_dilated" in called) == (platform == "tpu" or not beside) == ("dot_general" not in called)
     value, pull = jax.vjp(product, jnp.float32(kernel))
     np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(pull(jnp.float32(weight))[0], np.moveaxis(slope, 0, -2), rtol=1e-5, atol=1e-4)
