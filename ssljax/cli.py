@@ -56,17 +56,21 @@ def keep_memory():
             ctypes.CDLL(None).mallopt(option, value)
 
 
+THREADS = 32  # of the pool that XLA runs fake devices on, at least
+
+
 def fake_devices(count=None):
     """Before JAX starts: `count` fake CPU devices, or what fake ones XLA_FLAGS asks for already, made safe.
 
     A collective holds a thread of every device until all have come, and XLA's pool has one a device: two at a time, or one beside a
-    parallel convolution, can wait for ever. Hence more threads, and convolutions in one."""
+    parallel convolution, can wait for ever. Hence more threads, and convolutions in one. Never fewer than THREADS: some sums are split by
+    how many there are, and a run keeps its bits when its devices are those of one process, or of eight."""
     xla, name = os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count="
     if count is not None:
         xla = f"{re.sub(name + r'[0-9]+', '', xla)} {name}{count}"
     found = re.search(name + r"(\d+)", xla)
     if found:
-        os.environ.setdefault("PJRT_NPROC", str(4 * int(found[1])))
+        os.environ.setdefault("PJRT_NPROC", str(max(4 * int(found[1]), THREADS)))
         if "xla_cpu_multi_thread_eigen" not in xla:
             xla += " --xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = xla.strip()

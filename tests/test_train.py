@@ -160,6 +160,17 @@ def train_shrunk(workdir):
     return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_as_many_threads_whatever_share_of_eight_devices_a_process_has(monkeypatch):
+    """XLA splits some sums by them: with 16 a process of four devices would give other bits than one of eight with 32."""
+    found = {}
+    for devices in (1, 2, 4, 8, 16):
+        monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={devices}")
+        monkeypatch.delenv("PJRT_NPROC", raising=False)
+        cli.fake_devices()
+        found[devices] = int(os.environ["PJRT_NPROC"])
+    assert len({found[devices] for devices in (1, 2, 4, 8)}) == 1 and all(found[devices] >= 4 * devices for devices in found)
+
+
 def test_import_and_a_train_step_where_tensorflow_raises(tmp_path):
     """TensorFlow is a package of the input pipeline alone."""
     (tmp_path / "tensorflow").mkdir()
