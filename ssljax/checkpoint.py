@@ -37,6 +37,17 @@ UNSIGNED = (COMMIT, MANIFEST, "_CHECKPOINT_METADATA")  # the last: times of day,
 DISK = r"No space left|RESOURCE_EXHAUSTED|Read-only|Permission denied|PERMISSION_DENIED|No such file|NOT_FOUND|quota|Input/output error"
 
 
+def locate(directory):
+    """A run, named by its workdir or by its checkpoints folder (local or gs://). -> epath.Path of the workdir, and of that folder.
+
+    A folder of steps that stands alone, whatever its name, is both.
+    """
+    directory = epath.Path(directory)
+    if (directory / "checkpoints").is_dir():
+        return directory, directory / "checkpoints"
+    return (directory.parent if directory.name == "checkpoints" else directory), directory
+
+
 def exists(directory):
     """Whether `directory` holds at least one complete checkpoint: an empty or half-written step does not count."""
     directory = epath.Path(directory)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from ssljax import augment, layouts, method, models
 from ssljax.errors import UserError
@@ -24,9 +23,7 @@ def restore(workdir, step=None):
     from ssljax import checkpoint, program
     from ssljax import config as configs
 
-    folder = epath.Path(workdir)
-    folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+    checkpoints = checkpoint.Checkpoints(checkpoint.locate(workdir)[1], read_only=True)
     step = checkpoints.latest() if step is None else step
     config = configs.from_dict(checkpoints.config(step))
     built = configs.build(config)

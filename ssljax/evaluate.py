@@ -51,9 +51,7 @@ def restore(directory, *, step=None, data="", label="", dtype=""):
     from ssljax.data import sources
     from ssljax.method import State
 
-    folder = epath.Path(directory)  # local, or gs://
-    folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    checkpoints = checkpoint.Checkpoints(folder, read_only=True)
+    checkpoints = checkpoint.Checkpoints(checkpoint.locate(directory)[1], read_only=True)
     step = step or checkpoints.latest()
     config = configs.from_dict(checkpoints.config(step))
     config.data.source = data or config.data.source
@@ -212,7 +210,7 @@ def add_robustness(table):
             print(f"\n{row['run']}: effective robustness {row['effective_robustness']:+.3f}, over the line of {len(others)} others")
 
 
-def run_report(name, folder, restored, rows, notes, trained):
+def run_report(name, workdir, restored, rows, notes, trained):
     """What `report.write` shows of one checkpoint."""
     import jax
 
@@ -236,7 +234,7 @@ def run_report(name, folder, restored, rows, notes, trained):
         "config": configs.to_dict(restored["config"]),
         "neighbours": _neighbours(trained, names.get(label)),
     }
-    metrics = folder / "metrics.jsonl"
+    metrics = workdir / "metrics.jsonl"
     if metrics.exists():
         report["metrics"] = str(metrics)
     for section, groups in pictures.items():
@@ -331,22 +329,22 @@ def main(argv):
     if not FLAGS.checkpoint:
         raise UserError("--checkpoint is missing: the --workdir of a run of train.py, or several with commas")
     cli.start_distributed(FLAGS.distributed)
-    if FLAGS.cache:
-        cli.keep_programs(f"{FLAGS.checkpoint[0].rstrip('/').removesuffix('/checkpoints')}/compiled")
-    import jax
-
+    from ssljax import checkpoint, evals, inputs, report
     from ssljax import config as configs
-    from ssljax import evals, inputs, report
+
+    if FLAGS.cache:
+        cli.keep_programs(checkpoint.locate(FLAGS.checkpoint[0])[0] / "compiled")
+    import jax
 
     evaluators = evals.available() if FLAGS.evals == ["all"] else FLAGS.evals
     for name in evaluators:
         evals.load(name)
     table, runs, about, features = [], [], {}, {}
     for directory in FLAGS.checkpoint:
-        folder = epath.Path(directory)
+        workdir, _ = checkpoint.locate(directory)
         restored = restore(directory, step=FLAGS.step, data=FLAGS.data, label=FLAGS.label, dtype=FLAGS.dtype)
-        name = folder.name if folder.name != "checkpoints" else folder.parent.name
-        rows, notes, trained = rows_of(restored, evaluators, baselines=FLAGS.baselines, cache=directory if FLAGS.cache else None)
+        name = workdir.name or "run"
+        rows, notes, trained = rows_of(restored, evaluators, baselines=FLAGS.baselines, cache=workdir if FLAGS.cache else None)
         if jax.process_index() == 0:
             print_table(f"{name}: {restored['config'].method.name} on {restored['config'].data.source}, step {restored['step']}, "
                         f"label {inputs.label_of(restored['built'], restored['test'])}", rows)  # fmt: skip
@@ -356,7 +354,7 @@ def main(argv):
         about[name] = {"step": restored["step"], "fingerprint": restored["fingerprint"], "config": configs.to_dict(restored["config"])}
         features[name] = trained["test"]["features"] if "features" in trained["test"] else None
         if FLAGS.report:
-            runs.append(run_report(name, folder, restored, rows, notes, trained))
+            runs.append(run_report(name, workdir, restored, rows, notes, trained))
     if jax.process_index() == 0:
         print_likeness(features)
         add_robustness(table)

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssljax.checkpoint import UNSIGNED, Checkpoints, exists
+from ssljax.checkpoint import UNSIGNED, Checkpoints, exists, locate
 from ssljax.errors import UserError
 
 pytestmark = pytest.mark.quick
@@ -74,6 +74,14 @@ def saved(tmp_path_factory):
     checkpoints.save(5, put(host_state(), mesh_of(2, 4)), {"seed": 0, "optim": {"lr": 0.1}}, {"fingerprint": "abc"})
     checkpoints.close()
     return directory
+
+
+@pytest.mark.quick
+def test_a_run_is_found_by_its_workdir_and_by_its_checkpoints(tmp_path, saved):
+    for named in (saved, saved.parent, f"{saved}/", f"{saved.parent}/"):
+        assert locate(named) == (saved.parent, saved)
+    (tmp_path / "steps" / "5").mkdir(parents=True)  # a folder of steps by another name
+    assert locate(tmp_path / "steps") == (tmp_path / "steps", tmp_path / "steps")
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (1, 1), (4, 2)])

@@ -47,10 +47,12 @@ def test_a_checkpoint_gives_a_table_and_a_report(tmp_path, monkeypatch, capsys):
     assert rows["pretrained"]["knn_top1"] == pytest.approx(online[-1], abs=1e-6)  # the same evaluators, the same numbers
     assert 0 <= rows["pretrained"]["knn_top1_ci95"] <= 1 and not any(key.endswith("_ci95") for line in logged for key in line)
 
-    # Features are kept: judged again, none is computed, and the number is the same.
+    # Features are kept: judged again, now named by its checkpoints folder, none is computed, and the number is the same.
     monkeypatch.setattr(inputs, "features", lambda *_, **__: pytest.fail("features were computed again"))
-    again = ["--checkpoint", str(tmp_path / "siglip"), "--evals", "knn,captions", "--nobaselines", "--results", str(results)]
-    run(monkeypatch, *again)
+    again = ["--checkpoint", f"{tmp_path}/siglip/checkpoints", "--evals", "knn,captions", "--nobaselines", "--results", str(results)]
+    report.unlink()
+    run(monkeypatch, *again, "--report", str(report))
+    assert set(json.loads(results.read_text())["runs"]) == {"siglip"} and "Curves" in report.read_text()
     assert json.loads(results.read_text())["rows"][0]["knn_top1"] == rows["pretrained"]["knn_top1"]
     assert "captions: the method writes no captions" in capsys.readouterr().out
     with pytest.raises(pytest.fail.Exception):
