@@ -64,9 +64,13 @@ class Colorization(Method):
         weight = 1.0 / ((1 - self.uniform) * frequency + self.uniform / count)
         weight = weight / (frequency * weight).sum()  # of mean 1 over the colours as they come
         loss = losses.cross_entropy(logits, bins, mask=weight[bins])
-        right = logits.argmax(-1) == bins
-        most = seen.max()  # what the commonest colour everywhere would get right
-        return loss, ({**extra, "frequency": frequency}, {"accuracy": right.mean(), "commonest_colour": most})
+        centres = jnp.asarray(self.centres)
+        # The mean of the colours that are expected, as they come: what the weights made of the bins is undone.
+        mean, true = jax.nn.softmax(logits - jnp.log(weight)) @ centres, centres[bins]  # (B, N, 2)
+        error = jnp.square(mean - true).mean() / jnp.square(true - true.mean((0, 1))).mean()
+        metrics = {"accuracy": (logits.argmax(-1) == bins).mean(), "mean_colour_ratio": error}
+        metrics["commonest_colour"] = seen.max()  # what the commonest colour everywhere would get right
+        return loss, ({**extra, "frequency": frequency}, metrics)
 
     def embed(self, params, extra, batch):
         return networks.features(self.encoder, params, extra["stats"], self.split(batch["image"])[0])

@@ -10,6 +10,7 @@ import pytest
 
 from ssljax import config, encoder, metrics, models, networks, train
 from ssljax.errors import UserError
+from ssljax.methods.colorization import Colorization
 from tests.conftest import ROOT
 
 
@@ -84,3 +85,18 @@ def test_many_masks_of_an_image_share_what_its_teacher_says(monkeypatch):
     assert third - second == second - first
     teacher = lambda x: models.apply(whole.encoder, params["encoder"], {}, x, train=False)[0]["patches"]  # noqa: E731
     assert 2 * first - second == metrics.count_flops(teacher, images[:, 0])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("knows, ratio", [("nothing", 1.0), ("all", 0.0)])
+def test_a_colour_ratio_of_one_is_the_mean_colour(knows, ratio):
+    """What a head says at the optimum of the weighted loss (bins as they come, times their weights), knowing nothing and knowing all."""
+    method = Colorization(uniform=0.5, momentum=0.0)  # frequencies are this batch's
+    count, rng = len(method.centres), np.random.default_rng(0)
+    bins = rng.choice(count, p=rng.dirichlet(np.full(count, 0.1)), size=(4, 16))
+    frequency = np.bincount(bins.ravel(), minlength=count) / bins.size
+    weight = 1 / (0.5 * frequency + 0.5 / count)
+    posterior = np.broadcast_to(frequency, (4, 16, count)) if knows == "nothing" else np.eye(count)[bins]
+    encodings = {"logits": jax.numpy.asarray(np.log(posterior * weight + 1e-30)), "bins": jax.numpy.asarray(bins)}
+    _, (_, told) = method.objective({}, {"frequency": jax.numpy.full(count, 1 / count)}, encodings, None, {})
+    assert abs(float(told["mean_colour_ratio"]) - ratio) < 1e-5
