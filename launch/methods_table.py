@@ -71,6 +71,8 @@ def learned():
         text += f" (random {mean('random_knn_top1'):.2f}, {mean('random_linear_top1'):.2f})"
         if "mean_fill_ratio" in group[0]:
             text += f", masked error {mean('mean_fill_ratio'):.2f} of the mean's"
+        if "test_mean_colour_ratio" in group[0]:
+            text += f", colour error {mean('test_mean_colour_ratio'):.2f} of the mean colour's"
         if "zeroshot_colour" in group[0]:
             text += f", zero-shot colour {mean('zeroshot_colour'):.2f}, photograph {mean('zeroshot_photograph'):.2f}"
             text += f", R@1 of 200: {mean('retrieval200_image_to_text_r1'):.2f}, {mean('retrieval200_text_to_image_r1'):.2f}"
