@@ -65,7 +65,7 @@ class Context:
     """What all blocks see beside the tokens; any of it may be None.
 
     mask: bool, broadcastable to (B, H, N, N), True where a query may look. bias: float (H, N, N), added to the scaled scores.
-    rotary: (sin, cos), each (N, D/H), of `positions.rotary`. memory: (B, M, C), the tokens that cross-attention looks at;
+    rotary: (sin, cos), each (N, D/H) or (B, N, D/H), of `positions.rotary`. memory: (B, M, C), the tokens that cross-attention looks at;
     memory_mask: bool, broadcastable to (B, H, N, M). relative: int (N, N), rows of a block's own table of relative position biases.
     """
 
@@ -209,10 +209,10 @@ def _fused_init(count):
 
 
 def rotate(x, sin, cos):
-    """Rotary positions (Su et al. 2021), halves form. x (B, N, H, F); sin, cos (N, F) -> (B, N, H, F)."""
+    """Rotary positions (Su et al. 2021), halves form. x (B, N, H, F); sin, cos (N, F) or (B, N, F) -> (B, N, H, F)."""
     first, second = jnp.split(x, 2, axis=-1)
     turned = jnp.concatenate([-second, first], axis=-1)
-    return x * cos[:, None].astype(x.dtype) + turned * sin[:, None].astype(x.dtype)
+    return x * cos[..., None, :].astype(x.dtype) + turned * sin[..., None, :].astype(x.dtype)
 
 
 class MLP(nn.Module):

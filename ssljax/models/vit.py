@@ -219,8 +219,10 @@ class ViT(Stack):
         """-> what the blocks know of where tokens are (Context), rows of each block's own table of relative biases."""
         if self.position == "rope":
             sin, cos = positions.rotary(*grid, self.width // self.heads, theta=self.rope_theta, prefix=prefix)
-            if keep is not None:
-                raise UserError("position='rope' encodes all patches: it takes no keep")
+            if keep is not None:  # of each picture its own patches, behind the prefix
+                first = jnp.broadcast_to(jnp.arange(prefix), (len(keep), prefix))
+                rows = jnp.concatenate([first, prefix + keep], axis=1)  # (B, P + n)
+                sin, cos = jnp.asarray(sin)[rows], jnp.asarray(cos)[rows]
             return Context(rotary=(sin, cos)), 0
         if self.position.startswith("relative"):
             if keep is not None or prefix != 1 or tuple(grid) != self._grid():

@@ -42,13 +42,14 @@ TINY = dict(name="vit", image_size=16, patch_size=4, width=32, depth=3, heads=4,
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    module = build(TINY)
+def tiny(request):
+    module = build(TINY | {"position": getattr(request, "param", "learned")})
     images = jax.random.uniform(jax.random.PRNGKey(1), (2, 16, 16, 3))
     params, _ = models.init(module, jax.random.PRNGKey(0), images, train=False)
     return module, params, images
 
 
+@pytest.mark.parametrize("tiny", ["learned", "rope"], indirect=True)
 @pytest.mark.thorough
 def test_keeping_all_patches_in_any_order_only_permutes_them(tiny):
     module, params, images = tiny
@@ -59,6 +60,7 @@ def test_keeping_all_patches_in_any_order_only_permutes_them(tiny):
     np.testing.assert_allclose(kept["patches"], jnp.take_along_axis(whole["patches"], order[..., None], 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("tiny", ["learned", "rope"], indirect=True)
 @pytest.mark.thorough
 def test_patches_left_out_do_not_touch_the_rest(tiny):
     module, params, images = tiny
