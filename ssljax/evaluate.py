@@ -41,8 +41,9 @@ flags.DEFINE_bool("distributed", False, "join the other processes of a TPU pod o
 def restore(directory, *, step=None, data="", label="", dtype=""):
     """Read a run of train.py back, from what the checkpoint itself says.
 
-    -> dict: "config", "built", "program", "state" (params and extra; no optimizer), "train" and "test" sources, "tokenizer", "step",
-    "raw" (a raw training batch, for pictures). Raises UserError for a directory without a checkpoint, a data set that is not there.
+    -> dict: "workdir", "config", "built", "program", "state" (params and extra; no optimizer), "train" and "test" sources, "tokenizer",
+    "step", "fingerprint", "raw" (a raw training batch, for pictures).
+    Raises UserError for a directory without a checkpoint, a data set that is not there.
     """
     import jax
 
@@ -51,7 +52,8 @@ def restore(directory, *, step=None, data="", label="", dtype=""):
     from ssljax.data import sources
     from ssljax.method import State
 
-    checkpoints = checkpoint.Checkpoints(checkpoint.locate(directory)[1], read_only=True)
+    workdir, folder = checkpoint.locate(directory)
+    checkpoints = checkpoint.Checkpoints(folder, read_only=True)
     step = step or checkpoints.latest()
     config = configs.from_dict(checkpoints.config(step))
     config.data.source = data or config.data.source
@@ -75,8 +77,8 @@ def restore(directory, *, step=None, data="", label="", dtype=""):
     parts = checkpoints.restore_parts({"params": run.shapes.params, "extra": run.shapes.extra}, step)
     state = State(parts["params"], parts["extra"], None, None, None)
     return dict(
-        config=config, built=built, program=run, state=state, train=train, test=test, tokenizer=tokenizer, step=step, raw=raw,
-        fingerprint=checkpoints.fingerprint(step),
+        workdir=workdir, config=config, built=built, program=run, state=state, train=train, test=test, tokenizer=tokenizer, step=step,
+        raw=raw, fingerprint=checkpoints.fingerprint(step),
     )  # fmt: skip
 
 
@@ -341,8 +343,8 @@ def main(argv):
         evals.load(name)
     table, runs, about, features = [], [], {}, {}
     for directory in FLAGS.checkpoint:
-        workdir, _ = checkpoint.locate(directory)
         restored = restore(directory, step=FLAGS.step, data=FLAGS.data, label=FLAGS.label, dtype=FLAGS.dtype)
+        workdir = restored["workdir"]
         name = workdir.name or "run"
         rows, notes, trained = rows_of(restored, evaluators, baselines=FLAGS.baselines, cache=workdir if FLAGS.cache else None)
         if jax.process_index() == 0:

@@ -76,7 +76,6 @@ def saved(tmp_path_factory):
     return directory
 
 
-@pytest.mark.quick
 def test_a_run_is_found_by_its_workdir_and_by_its_checkpoints(tmp_path, saved):
     for named in (saved, saved.parent, f"{saved}/", f"{saved.parent}/"):
         assert locate(named) == (saved.parent, saved)

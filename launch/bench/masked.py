@@ -1,6 +1,6 @@
 """What it saves that MAE's encoder sees the visible patches only: FLOPs and time of a train step against mask tokens in the encoder.
 
-    python launch/bench/masked.py            # ten minutes a model and up to 24 GB on two CPU cores
+    python launch/bench/masked.py            # ten to twenty minutes and up to 24 GB on two CPU cores
     python launch/bench/masked.py --model small --json
 
 The alternative is the same method whose encoder is given every patch, the masked as well. FLOPs of a step are counted in its jaxpr. Steps
