@@ -332,10 +332,7 @@ def sigterm(bench):
             hold(False, "a second run could take the workdir")
     except UserError as error:
         hold(f"on {socket.gethostname()}" in str(error) and "process " in str(error), f"the lock does not name its owner: {error}")
-    children = [int(pid) for pid in pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    commands = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    trainers = [pid for pid in children if b"ssljax.train" in commands[pid]]
-    os.kill(trainers[-1], signal.SIGTERM)
+    os.kill(worker(process, 1), signal.SIGTERM)
     code = wait(process)
     hold(code == Preempted.CODE, f"exit code {code}, not {Preempted.CODE}: {bench.said(workdir)[-2000:]}")
     at = steps_of(workdir)[-1]
