@@ -25,14 +25,15 @@ def init(parts, rng, views):
     return params, stats
 
 
-def forward(parts, params, stats, views, *, rng=None, train=True, **kwargs):
+def forward(parts, params, stats, views, *, rng=None, train=True, tokens=False, **kwargs):
     """One pass over views of one size. kwargs go to the first part. -> {name: outputs (B, V, ...)}, statistics.
 
-    An encoder's outputs are a dict ("pooled", "patches", ...), whose "pooled" the next part takes; a head's are an array."""
+    An encoder's outputs are a dict, whose "pooled" the next part takes; a head's are an array. tokens: whether a transformer's "tokens"
+    and "patches" are wanted as well; a convolutional network's patches are always there."""
     batch, x, outputs, after = views.shape[0], models.flat_views(views), {}, {}
     keys = [None] * len(parts) if rng is None else jax.random.split(rng, len(parts))
     for key, (name, module) in zip(keys, parts.items(), strict=True):
-        y, after[name] = models.apply(module, params[name], stats[name], x, train=train, rng=key, **kwargs)
+        y, after[name] = models.apply(module, params[name], stats[name], x, train=train, rng=key, tokens=tokens, **kwargs)
         x, kwargs = (y["pooled"] if isinstance(y, dict) else y), {}
         outputs[name] = jax.tree.map(lambda a: a.reshape(batch, -1, *a.shape[1:]), y)
     return outputs, {**stats, **after}
@@ -72,9 +73,9 @@ def unhurt(parts):
     return {name: part.clone(drop_path=0.0) if getattr(part, "drop_path", 0) else part for name, part in parts.items()}
 
 
-def taught(parts, extra, views, *, rng=None):
+def taught(parts, extra, views, *, rng=None, tokens=False):
     """The teacher's `forward`, in training mode and constant. -> {name: outputs (B, V, ...)}, `extra` with its new statistics."""
-    outputs, stats = forward(unhurt(parts), extra["teacher"], extra["teacher_stats"], views, rng=rng)
+    outputs, stats = forward(unhurt(parts), extra["teacher"], extra["teacher_stats"], views, rng=rng, tokens=tokens)
     return jax.lax.stop_gradient(outputs), {**extra, "teacher_stats": stats}
 
 
@@ -193,7 +194,7 @@ def text_features(module, params, ids):
 
 def features(module, params, stats, images):
     """The pooled features of whole images (B, H, W, 3), in evaluation mode. -> {"features": (B, D)}."""
-    outputs, _ = models.apply(module, params["encoder"], stats["encoder"], images, train=False)
+    outputs, _ = models.apply(module, params["encoder"], stats["encoder"], images, train=False, tokens=False)
     return {"features": outputs["pooled"]}
 
 

@@ -67,10 +67,10 @@ class DINOv2(Method):
         r, views = jax.random.split(rng, 4), batch["views"]
         cut = dict(ratio=self.mask_ratio, chance=self.mask_chance)
         mask, ids = networks.some_blocks(r[0], models.flat_views(views), self.encoder.patch_size, **cut)  # (B * V, N), (B * V, M)
-        teacher, extra = networks.taught(self.parts, extra, views, rng=r[1])
+        teacher, extra = networks.taught(self.parts, extra, views, rng=r[1], tokens=True)
         head = extra["teacher"]["patch_head"], extra["teacher_stats"]["patch_head"]
         targets = networks.at_patches(self.patch_head, *head, teacher["encoder"], ids)  # (B, V, M, K)
-        student, stats = networks.forward(self.parts, params, extra["stats"], views, rng=r[2], mask=mask)
+        student, stats = networks.forward(self.parts, params, extra["stats"], views, rng=r[2], tokens=True, mask=mask)
         patches = networks.at_patches(self.patch_head, params["patch_head"], stats["patch_head"], student["encoder"], ids)
         logits = student["head"]
         if "crops" in batch:

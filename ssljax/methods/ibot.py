@@ -52,9 +52,9 @@ class IBOT(Method):
         r, views = jax.random.split(rng, 4), batch["views"]
         cut = dict(ratio=self.mask_ratio, chance=self.mask_chance)
         mask, ids = networks.some_blocks(r[0], models.flat_views(views), self.encoder.patch_size, **cut)  # (B * V, N), (B * V, M)
-        teacher, extra = networks.taught(self.parts, extra, views, rng=r[1])
+        teacher, extra = networks.taught(self.parts, extra, views, rng=r[1], tokens=True)
         targets = networks.at_patches(self.head, extra["teacher"]["head"], extra["teacher_stats"]["head"], teacher["encoder"], ids)
-        student, stats = networks.forward(self.parts, params, extra["stats"], views, rng=r[2], mask=mask)
+        student, stats = networks.forward(self.parts, params, extra["stats"], views, rng=r[2], tokens=True, mask=mask)
         patches = networks.at_patches(self.head, params["head"], stats["head"], student["encoder"], ids)  # (B, V, M, K)
         logits = student["head"]
         if "crops" in batch:

@@ -46,7 +46,7 @@ class LiT(Method):
 
     def read(self, params, ids, train, rng=None):
         """Token ids (B, T) -> (B, D) of unit norm."""
-        h, _ = models.apply(self.text, params["text"], {}, ids, train=train, rng=rng)
+        h, _ = models.apply(self.text, params["text"], {}, ids, train=train, rng=rng, tokens=False)
         return losses.normalise(h["pooled"].astype(jnp.float32) @ params["projection"])
 
     def locked(self, extra, images):

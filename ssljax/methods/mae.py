@@ -55,7 +55,7 @@ class MAE(Method):
         return (jnp.square(target - mean).mean(-1) * mask).sum() / mask.sum()
 
     def embed(self, params, extra, batch):
-        h, _ = models.apply(self.encoder, params["encoder"], {}, batch["image"], train=False)
+        h, _ = models.apply(self.encoder, params["encoder"], {}, batch["image"], train=False, tokens=False)
         return {"features": h["pooled"]}
 
     def pictures(self, params, extra, batch, rng):

@@ -43,7 +43,7 @@ class VICRegL(Method):
         encodings, stats = {}, extra["stats"]
         for key, name in zip(jax.random.split(rng), ("views", "crops"), strict=True):
             if name in batch:
-                out, stats = networks.forward(self.parts, params, stats, batch[name], rng=key)
+                out, stats = networks.forward(self.parts, params, stats, batch[name], rng=key, tokens=True)
                 patches, head = out["encoder"]["patches"], "maps_projector"  # (B, V, N, D)
                 maps, after = models.apply(self.maps_projector, params[head], stats[head], patches, train=True)
                 encodings[name], stats = {"pooled": out["projector"], "maps": maps}, {**stats, head: after}

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import importlib
+import inspect
 import math
 
 import jax
@@ -62,8 +63,11 @@ def passes():
         _PASSES.reset(token)
 
 
-def apply(module, params, stats, *inputs, train, rng=None, **kwargs):
-    """-> (outputs, new batch statistics). `rng` feeds stochastic depth and is needed only where a module has it."""
+def apply(module, params, stats, *inputs, train, rng=None, tokens=True, **kwargs):
+    """-> (outputs, new batch statistics). `rng` feeds stochastic depth and is needed only where a module has it.
+    tokens=False: of an encoder's outputs no tokens and patches are wanted, which spares a transformer some of its last block."""
+    if not tokens and "tokens" in inspect.signature(type(module).__call__).parameters:
+        kwargs["tokens"] = False
     if _PASSES.get() is not None and inputs and jnp.ndim(inputs[0]) == 4 and inputs[0].shape[-1] <= 3:
         _PASSES.get().append(inputs[0].shape)
     variables = {"params": params, **({"batch_stats": stats} if stats else {})}

@@ -83,11 +83,10 @@ def drop_path(y, rate, rng):
     return jnp.where(keep, y / jnp.asarray(1.0 - rate, y.dtype), 0)
 
 
-def stacked(block, depth, remat, *, in_axes=0, collections=()):
-    """The module `depth` blocks, one after the other: parameters, and what else is in `collections`, stacked along a first axis of length
-    depth. remat: a key of REMAT. in_axes: of what a block is called with beside its carry, as for `flax.linen.scan`.
+def laid_out(depth, remat):
+    """Whether the program has `depth` blocks laid out one behind the other, where else it has a loop. remat: a key of REMAT.
 
-    A loop, so that the program does not grow with depth. On a GPU laid out: what a loop keeps for the backward pass is copied into stacks
+    A loop's program does not grow with depth. On a GPU laid out: what a loop keeps for the backward pass is copied into stacks
     and out again, a fifth of a ViT-L's step. On several CPU devices laid out as well: XLA's CPU runtime begins what follows a loop
     before the loop has ended: where both hold collectives, two devices can meet them in different order, and wait for each other for ever.
     Laid out, recomputation saves no memory there: that compiler merges it with the first time, with or without prevent_cse. On one CPU
@@ -95,16 +94,25 @@ def stacked(block, depth, remat, *, in_axes=0, collections=()):
     a ViT-S/16's seven eighths, and a ViT-S/16's program compiles in twice its six seconds.
     """
     gpu, cpu = sharding.platform() == "gpu", sharding.platform() == "cpu"
-    laid_out = gpu or (cpu and (jax.device_count() > 1 or (depth <= 12 and remat == "none")))
-    if remat != "none":
-        block = nn.remat(block, policy=REMAT[remat], prevent_cse=gpu)  # which a loop does not need
+    return gpu or (cpu and (jax.device_count() > 1 or (depth <= 12 and remat == "none")))
+
+
+def recomputed(block, remat):
+    """The module `block`, in whose backward pass is computed again what `remat`, a key of REMAT, says."""
+    prevent_cse = sharding.platform() == "gpu"  # which a loop does not need
+    return block if remat == "none" else nn.remat(block, policy=REMAT[remat], prevent_cse=prevent_cse)
+
+
+def stacked(block, depth, remat, *, in_axes=0, collections=()):
+    """The module `depth` blocks, one after the other: parameters, and what else is in `collections`, stacked along a first axis of length
+    depth. remat: a key of REMAT. in_axes: of what a block is called with beside its carry, as for `flax.linen.scan`."""
     return nn.scan(
-        block,
+        recomputed(block, remat),
         variable_axes={"params": 0, **dict.fromkeys(collections, 0)},
         split_rngs={"params": True, "drop_path": True},
         in_axes=in_axes,
         length=depth,
-        unroll=depth if laid_out else 1,
+        unroll=depth if laid_out(depth, remat) else 1,
     )
 
 

@@ -48,11 +48,12 @@ class TextTransformer(Stack):
     out_bias: bool = arg(False, "a bias of that layer")
 
     @nn.compact
-    def __call__(self, ids, *, train, valid=None, memory=None, layers=False, at=None):
+    def __call__(self, ids, *, train, valid=None, memory=None, layers=False, at=None, tokens=True):
         """valid: bool, tokens that others may look at, (B, T), or which may look at which, (B, T, T); None: all.
         layers: add "layers" (depth, B, T, D), as `Transformer` gives them.
         memory: (B, M, C), what cross-attention looks at. at: int32 scalar, for writing: ids (B, 1) is the token at this place, earlier ones
-        are in the collection "cache" (see decode.py)."""
+        are in the collection "cache" (see decode.py). tokens=False: they are not wanted; where the first or the last one is pooled, the
+        last block computes that one alone."""
         init = nn.initializers.normal(0.02)
         x = nn.Embed(self.vocab_size, self.width, dtype=self.dtype, embedding_init=init, name="token_embed")(ids)
         mask = None if valid is None else valid[:, None] if valid.ndim == 3 else valid[:, None, None, :]
@@ -72,7 +73,8 @@ class TextTransformer(Stack):
         context = Context(mask=mask, memory=memory)
         decode = 0 if at is None else self.length
         stack = self.transformer(causal=self.causal, cross=self.cross, decode=decode, last_norm=self.last_norm == "tokens")
-        x, each = stack(x, train=train, context=context, layers=layers or True)
+        only = None if tokens or layers or appended or self.pooler else {"first": None if self.causal else 0, "last": -1}.get(self.pool)
+        x, each = stack(x, train=train, context=context, layers=layers or True, only=only)
         pooled = x[:, -1] if appended else self._pool(x, ids)
         pooled = self.layer_norm("pool_norm")(pooled) if self.last_norm == "pooled" else pooled
         x = x[:, :-1] if appended else x
@@ -83,7 +85,7 @@ class TextTransformer(Stack):
         if self.out:
             dense = nn.Dense(self.out, use_bias=self.out_bias, dtype=self.dtype, kernel_init=kernel_init, name="out")
             outputs["embedding"] = dense(outputs["pooled"])
-        return outputs
+        return outputs if tokens else {name: y for name, y in outputs.items() if name != "tokens"}
 
     def example(self):
         """Inputs of a batch of one, which `models.init` may be called with."""

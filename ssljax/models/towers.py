@@ -51,8 +51,8 @@ def encode(image, text, params, stats, batch, rng, *, mask_ratio=0.0):
     if mask_ratio:
         noise = jax.random.uniform(r[2], (images.shape[0], image_patches(image, images)))
         more["keep"] = losses.random_masking(noise, mask_ratio)[0]
-    h, own = models.apply(image, params["encoder"], stats["encoder"], images, train=True, rng=r[0], **more)
-    t, other = models.apply(text, params["text"], stats["text"], batch["text"], train=True, rng=r[1])
+    h, own = models.apply(image, params["encoder"], stats["encoder"], images, train=True, rng=r[0], tokens=False, **more)
+    t, other = models.apply(text, params["text"], stats["text"], batch["text"], train=True, rng=r[1], tokens=False)
     return {"image": unit(h), "text": unit(t)}, {"encoder": own, "text": other}
 
 
@@ -60,10 +60,10 @@ def embed(image, text, params, stats, batch):
     """For evaluators: "features" of the images, and "image_embedding", "text_embedding" of what the batch has."""
     out = {}
     if "image" in batch:
-        h, _ = models.apply(image, params["encoder"], stats["encoder"], batch["image"], train=False)
+        h, _ = models.apply(image, params["encoder"], stats["encoder"], batch["image"], train=False, tokens=False)
         out |= {"features": h["pooled"], "image_embedding": unit(h)}
     if "text" in batch:
-        h, _ = models.apply(text, params["text"], stats["text"], batch["text"], train=False)
+        h, _ = models.apply(text, params["text"], stats["text"], batch["text"], train=False, tokens=False)
         out["text_embedding"] = unit(h)
     return out
 

@@ -114,9 +114,10 @@ class ViT(Stack):
     out_bias: bool = arg(False, "a bias of that layer")
 
     @nn.compact
-    def __call__(self, images, *, train, keep=None, mask=None, layers=False):
+    def __call__(self, images, *, train, keep=None, mask=None, layers=False, tokens=True):
         """keep: int (B, n), indices of the patches to encode (MAE). mask: bool (B, N), patches replaced by the mask token.
-        layers: add "layers" (depth, B, P + n, D), the tokens behind each block; "mlp": what its MLP added to them."""
+        layers: add "layers" (depth, B, P + n, D), the tokens behind each block; "mlp": what its MLP added to them.
+        tokens=False: no tokens, patches and registers are wanted; where the class token is pooled, the last block computes that alone."""
         x, grid = self._patches(images)  # (B, N, D)
         if mask is not None or (self.mask_token and self.is_initializing()):
             token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
@@ -127,14 +128,16 @@ class ViT(Stack):
             x = jnp.take_along_axis(x, keep[..., None], axis=1)  # (B, n, D)
         prefix = self._prefix()
         if prefix:
-            tokens = jnp.concatenate(prefix, axis=1).astype(x.dtype)  # (1, P, D)
-            x = jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape[1:])), x], axis=1)
+            prefix = jnp.concatenate(prefix, axis=1).astype(x.dtype)  # (1, P, D)
+            x = jnp.concatenate([jnp.broadcast_to(prefix, (x.shape[0], *prefix.shape[1:])), x], axis=1)
         count = x.shape[1] - (keep.shape[1] if keep is not None else grid[0] * grid[1])  # P
         x = self.layer_norm("first_norm")(x) if self.first_norm else x
 
         context, relative = self._relations(grid, count, keep)
         last = self.last_norm in ("tokens", "both")
-        x, each = self.transformer(last_norm=last, relative=relative)(x, train=train, context=context, layers=layers or True)
+        only = 0 if self.pool == "cls" and self.class_token and not tokens and not layers else None
+        stack = self.transformer(last_norm=last, relative=relative)
+        x, each = stack(x, train=train, context=context, layers=layers or True, only=only)
 
         outputs = {"tokens": x, "patches": x[:, count:]} | ({"layers": each} if layers else {})
         if self.class_token:
@@ -152,7 +155,7 @@ class ViT(Stack):
         if self.out:
             dense = nn.Dense(self.out, use_bias=self.out_bias, dtype=self.dtype, kernel_init=kernel_init, name="out")
             outputs["embedding"] = dense(pooled)
-        return outputs
+        return outputs if tokens else {name: y for name, y in outputs.items() if name not in ("tokens", "patches", "registers")}
 
     def example(self):
         """Inputs of a batch of one, which `models.init` may be called with."""

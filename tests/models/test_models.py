@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax import fields, models, sharding, trees
+from ssljax import fields, metrics, models, sharding, trees
 from ssljax.errors import UserError
 from ssljax.models import heads, layers, positions, resnet, text, transformer, vit
 
@@ -39,6 +39,7 @@ def test_parameter_counts_are_the_papers(spec, millions):
 
 
 TINY = dict(name="vit", image_size=16, patch_size=4, width=32, depth=3, heads=4, mlp_dim=64)
+WORDS = dict(name="text", vocab_size=16, length=6, width=32, depth=3, heads=4, mlp_dim=64)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,78 @@ def test_a_causal_text_tower_reads_up_to_the_token_and_a_bidirectional_one_all()
         params, _ = models.init(module, jax.random.PRNGKey(0), ids, train=False)
         tokens = models.apply(module, params, {}, ids, train=False)[0]["tokens"]
         assert np.allclose(tokens[0, :3], tokens[1, :3], atol=1e-6) == causal
+
+
+ONLY = {
+    "vit": dict(TINY),
+    "vit_rope_scaled": dict(TINY, position="rope", layer_scale=0.5, registers=2, qk_norm=True, out=5),
+    "vit_relative": dict(TINY, position="relative", last_norm="pooled", pooler=True),
+    "vit_relative_shared_post": dict(TINY, position="relative_shared", norm="post", last_norm="none"),
+    "vit_one_block": dict(TINY, depth=1),
+    "text_last": dict(WORDS),
+    "text_last_causal": dict(WORDS, causal=True, last_norm="pooled", out=5),
+    "text_first_post": dict(WORDS, pool="first", norm="post", first_norm=True, last_norm="none"),
+    "text_first_causal": dict(WORDS, pool="first", causal=True),
+}
+
+
+@pytest.fixture(params=ONLY)
+def pooled_of(request):
+    """-> function (params, **how) -> outputs, its params."""
+    module = build(ONLY[request.param])
+    more = {}
+    if request.param.startswith("vit"):
+        x = jax.random.normal(jax.random.PRNGKey(2), (3, 16, 16, 3))
+    else:
+        x, more = jax.random.randint(jax.random.PRNGKey(2), (3, 6), 0, 16), {"valid": jnp.arange(6) < jnp.array([[6], [4], [2]])}
+    params, _ = models.init(module, jax.random.PRNGKey(0), x, train=False)
+    noise = jax.random.split(jax.random.PRNGKey(1), len(jax.tree.leaves(params)))  # biases and tables of positions that are not 0
+    params = jax.tree.map(
+        lambda p, key: p + 0.05 * jax.random.normal(key, p.shape), params, jax.tree.unflatten(jax.tree.structure(params), noise)
+    )
+    return lambda p, **how: models.apply(module, p, {}, x, train=True, **more, **how)[0], params
+
+
+@pytest.mark.parametrize("loop", [False, True], ids=["laid_out", "loop"])
+@pytest.mark.thorough
+def test_the_pooled_token_alone_is_the_same_token_with_the_same_gradients(pooled_of, loop, monkeypatch):
+    outputs, params = pooled_of
+    monkeypatch.setattr(jax, "device_count", lambda: 1 if loop else 8)
+    if loop:
+        monkeypatch.setattr(transformer, "laid_out", lambda *_: False)
+    want, got = outputs(params), outputs(params, tokens=False)
+    assert {"tokens", "patches"} & got.keys() == set()
+    for name in got:
+        np.testing.assert_allclose(got[name], want[name], atol=2e-5, err_msg=name)
+    weight = jax.random.normal(jax.random.PRNGKey(3), want["pooled"].shape)
+    gradient = lambda **how: jax.grad(lambda p: (outputs(p, **how)["pooled"] * weight).sum())(params)  # noqa: E731
+    for (name, g), (_, w) in zip(trees.names(gradient(tokens=False)), trees.names(gradient()), strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5 * max(float(abs(w).max()), 1.0), err_msg=name)
+
+
+def test_the_pooled_token_alone_saves_what_the_others_would_cost_in_the_last_block():
+    module, images = build(TINY | dict(depth=3)), jnp.zeros((2, 16, 16, 3))
+    params = jax.eval_shape(lambda: models.init(module, jax.random.PRNGKey(0), images, train=False)[0])
+    count = lambda **how: metrics.count_flops(lambda p, x: models.apply(module, p, {}, x, train=True, **how)[0]["pooled"], params, images)  # noqa: E731
+    others, width, tokens = 2 * 16, module.width, 17  # of two images
+    a_token = 2 * width**2 + 2 * 2 * tokens * width + 2 * 2 * width * module.mlp_dim  # what attention gives, attention, MLP
+    assert count() - count(tokens=False) == others * a_token
+
+
+def test_the_pooled_token_alone_is_dropped_as_often_as_with_all():
+    """The last of two blocks at rate 0.5: attention and MLP dropped or doubled, four vectors of one image, whichever way."""
+    module, image = build(TINY | dict(depth=2, drop_path=0.5)), jax.random.normal(jax.random.PRNGKey(1), (1, 16, 16, 3))
+    params, _ = models.init(module, jax.random.PRNGKey(0), image, train=False)
+    images = jnp.tile(image, (64, 1, 1, 1))
+    kinds = []
+    for tokens in (True, False):
+        kinds.append([])
+        for vector in models.apply(module, params, {}, images, train=True, rng=jax.random.PRNGKey(2), tokens=tokens)[0]["pooled"]:
+            if all(abs(vector - other).max() > 0.01 for other in kinds[-1]):
+                kinds[-1].append(vector)
+    assert len(kinds[0]) == len(kinds[1]) == 4
+    for vector in kinds[0]:
+        assert min(float(abs(vector - other).max()) for other in kinds[1]) < 1e-4
 
 
 @pytest.mark.parametrize("width", [8, 12])  # as wide as the encoder, and not: without the first layer's residual
