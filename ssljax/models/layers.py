@@ -97,17 +97,13 @@ def laid_out(depth, remat):
     return gpu or (cpu and (jax.device_count() > 1 or (depth <= 12 and remat == "none")))
 
 
-def recomputed(block, remat):
-    """The module `block`, in whose backward pass is computed again what `remat`, a key of REMAT, says."""
-    prevent_cse = sharding.platform() == "gpu"  # which a loop does not need
-    return block if remat == "none" else nn.remat(block, policy=REMAT[remat], prevent_cse=prevent_cse)
-
-
 def stacked(block, depth, remat, *, in_axes=0, collections=()):
     """The module `depth` blocks, one after the other: parameters, and what else is in `collections`, stacked along a first axis of length
     depth. remat: a key of REMAT. in_axes: of what a block is called with beside its carry, as for `flax.linen.scan`."""
+    if remat != "none":
+        block = nn.remat(block, policy=REMAT[remat], prevent_cse=sharding.platform() == "gpu")  # which a loop does not need
     return nn.scan(
-        recomputed(block, remat),
+        block,
         variable_axes={"params": 0, **dict.fromkeys(collections, 0)},
         split_rngs={"params": True, "drop_path": True},
         in_axes=in_axes,
