@@ -155,9 +155,10 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "
 def traffic(text):
     """Optimised HLO -> bytes that its instructions read and write in HBM, bytes that a device sends for each kind of collective.
 
-    A loop's body counts as often as it is run, where that is written; what is inside a fusion never leaves the chip but for
-    its collectives. Of n devices in a ring that hold B bytes in the end, a gather sends B (n - 1) / n, a scattered sum the same of what it
-    is given, a sum twice that (Patarasu and Yuan 2009)."""
+    A loop's body counts as often as it is run, where that is written. What is inside a fusion never leaves the chip but for its
+    collectives; what the compiler keeps in a TPU's memory on the chip (VMEM) counts where it is fetched and put back, by the bytes that
+    its tiles take, whose sides are padded to 8 and 128. Of n devices in a ring that hold B bytes in the end, a gather sends
+    B (n - 1) / n, a scattered sum the same of what it is given, a sum twice that (Patarasu and Yuan 2009)."""
     program = _Text(text)
     moved, sent = 0.0, dict.fromkeys(COLLECTIVES, 0.0)
 
@@ -203,6 +204,8 @@ class _Text:
     """Optimised HLO, read."""
 
     FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "iota", "partition-id", "replica-id")
+    FETCHES = ("copy-start", "slice-start", "dynamic-slice-start")  # from HBM to the memory on the chip, or back
+    NAMES = ('custom_call_target="AllocateBuffer"', 'custom_call_target="ConcatBitcast"')  # which only name memory
 
     def __init__(self, text):
         self.computations, self.roots, name = {}, {}, None
@@ -218,7 +221,9 @@ class _Text:
                 self.computations[name][own] = row
                 if root:
                     self.roots[name] = row
-        self.sizes = {row.name: sum(_bytes(row.shape)) for rows in self.computations.values() for row in rows.values()}
+        arrays = {row.name: list(_arrays(row.shape)) for rows in self.computations.values() for row in rows.values()}
+        self.taken = {name: sum(array.taken for array in some) for name, some in arrays.items()}  # anywhere
+        self.held = {name: sum(array.held for array in some) for name, some in arrays.items()}  # in HBM
 
     def turns(self, row):
         """Of a loop: what CPUs' and GPUs' compilers note; of TPUs', the number that its condition counts to."""
@@ -247,23 +252,30 @@ class _Text:
         return [(kind, channel[1] if channel else row.name, sum(parts) * factor)]
 
     def moves(self, row):
-        """Bytes of HBM that an instruction reads and writes. Memory space S(1) is on the chip."""
-        if row.operation in self.FREE or row.operation.endswith(("-done", "-start")) or "S(1)" in row.shape:
+        """Bytes of HBM that an instruction reads and writes."""
+        if row.operation in self.FREE or row.operation.endswith("-done") or any(name in row.rest for name in self.NAMES):
             return 0
+        if row.operation in self.FETCHES:  # what goes in, or what it is a slice of, beside what comes out
+            ends = list(_arrays(row.shape))[:2]
+            return min(end.taken for end in ends) * sum(end.in_hbm for end in ends)
+        if row.operation.endswith("-start"):
+            return self.held[row.name] * (2 if row.operation == "all-reduce-start" else 1)  # others' shapes have what goes in
+        operands = [self.held.get(name, 0) for name in row.operands]
         if row.operation == "dynamic-slice":
-            return 2 * self.sizes[row.name]
+            return min(self.taken[row.name], operands[0]) + self.held[row.name]
         if row.operation == "dynamic-update-slice":
-            return 2 * self.sizes.get(row.operands[1], 0)
+            return min(self.taken.get(row.operands[1], 0), self.held[row.name]) + operands[1]
         called = row.named("calls")
         if called not in self.computations:
-            return self.sizes[row.name] + sum(self.sizes.get(name, 0) for name in row.operands)
-        return self.written(self.roots[called], called) + sum(self.read(called, i) for i in range(len(row.operands)))
+            return self.held[row.name] + sum(operands)
+        written = map(min, (array.held for array in _arrays(row.shape)), self.written(self.roots[called], called))
+        return sum(written) + sum(min(size, self.read(called, i)) for i, size in enumerate(operands))
 
     def read(self, computation, index):
         """Bytes that a fusion reads of its operand: of a stack that it slices, the slices."""
         rows = self.computations[computation]
         own = next((row for row in rows.values() if row.operation == "parameter" and row.rest.startswith(f"{index})")), None)
-        return 0 if own is None else min(self._used(rows, own.name), self.sizes[own.name])
+        return 0 if own is None else min(self._used(rows, own.name), self.taken[own.name])
 
     def _used(self, rows, name):
         total = 0
@@ -273,27 +285,27 @@ class _Text:
             if row.operation == "bitcast":
                 total += self._used(rows, row.name)
             elif row.operation == "dynamic-slice" and row.operands[0] == name:
-                total += self.sizes[row.name]
+                total += self.taken[row.name]
             elif row.operation == "dynamic-update-slice" and row.operands[0] == name:
                 pass  # written in place
             elif row.named("calls") in self.computations:
                 total += sum(self.read(row.named("calls"), i) for i, operand in enumerate(row.operands) if operand == name)
             else:
-                total += self.sizes[name]
+                total += self.taken[name]
         return total
 
     def written(self, root, computation):
-        """Bytes that a fusion writes: of a stack that it updates in place, the update."""
+        """Bytes of each array that a fusion writes: of a stack that it updates in place, the update."""
         rows = self.computations[computation]
         if root.operation == "tuple":
-            return sum(self.written(rows[name], computation) for name in root.operands)
+            return [size for name in root.operands for size in self.written(rows[name], computation)]
         if root.operation == "bitcast":
             return self.written(rows[root.operands[0]], computation)
         if root.operation == "dynamic-update-slice":
-            return self.sizes[root.operands[1]]
+            return [self.taken[root.operands[1]]]
         if (called := root.named("calls")) in self.computations:
             return self.written(self.roots[called], called)
-        return self.sizes[root.name]
+        return [array.taken for array in _arrays(root.shape)]
 
 
 def _group(rest):
@@ -307,10 +319,32 @@ def _group(rest):
     return len(found[1].split(",")) if found else 2
 
 
+@dataclasses.dataclass(frozen=True)
+class _Array:
+    """An array of an HLO result shape. size: bytes of its numbers; taken: with what pads its tiles; in_hbm: or in another memory."""
+
+    size: int
+    taken: int
+    in_hbm: bool
+
+    @property
+    def held(self):
+        return self.taken if self.in_hbm else 0
+
+
+def _arrays(shape):
+    """ "(bf16[8,100]{1,0:T(8,128)S(1)}, f32[])" -> an _Array of each."""
+    for dtype, dimensions, order, layout in re.findall(r"(\w+)\[([\d,]*)\](?:\{([\d,]*):?([^}]*)\})?", shape):
+        sides = [int(side) for side in dimensions.split(",") if side]
+        padded, tile = list(sides), re.match(r"T\(([\d,]+)\)", layout)
+        for axis, side in zip(order.split(","), reversed(tile[1].split(",")) if tile and sides else (), strict=False):  # innermost first
+            padded[int(axis)] = -(-sides[int(axis)] // int(side)) * int(side)
+        width = BYTES.get(dtype, 4)
+        yield _Array(width * math.prod(sides), width * math.prod(padded), "S(" not in layout)
+
+
 def _bytes(shape):
-    """Bytes of each array of an HLO result shape."""
-    found = re.findall(r"(\w+)\[([\d,]*)\]", shape)
-    return [BYTES.get(dtype, 4) * math.prod(map(int, filter(None, dimensions.split(",")))) for dtype, dimensions in found]
+    return [array.size for array in _arrays(shape)]
 
 
 def search(config, topology, say, quick=False):

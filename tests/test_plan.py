@@ -102,6 +102,56 @@ def test_a_tpus_collectives_by_hand():
     }
 
 
+# What a TPU's compiler keeps on the chip, S(1): fetched, used by two fusions, one of whose results stays there, and put back.
+ON_CHIP = """
+ENTRY %main (a: bf16[10,100]) -> bf16[10,100] {
+  %a = bf16[10,100]{1,0:T(8,128)(2,1)} parameter(0)
+  %stack = f32[4,16,128]{2,1,0:T(8,128)} parameter(1)
+  %i = s32[]{:T(128)} parameter(2)
+  %room = f32[8,128]{1,0:T(8,128)S(1)} custom-call(), custom_call_target="AllocateBuffer"
+  %fetch = (bf16[10,100]{1,0:T(8,128)(2,1)S(1)}, bf16[10,100]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%a)
+  %here = bf16[10,100]{1,0:T(8,128)(2,1)S(1)} copy-done(%fetch)
+  %half = ((f32[4,16,128]{2,1,0:T(8,128)}), f32[2,16,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%stack), slice={[0:2]}
+  %two = (f32[10,100]{0,1:T(8,128)S(1)}, f32[10]{0:T(128)}) fusion(%here, %a), kind=kLoop, calls=%both
+  %kept = f32[10,100]{0,1:T(8,128)S(1)} get-tuple-element(%two), index=0
+  %one = f32[1,16,128]{2,1,0:T(8,128)S(1)} fusion(%stack, %i), kind=kLoop, calls=%slice
+  %next = f32[4,16,128]{2,1,0:T(8,128)} fusion(%stack, %one, %i), kind=kLoop, calls=%update
+  %end = bf16[10,100]{1,0:T(8,128)(2,1)S(1)} fusion(%kept), kind=kLoop, calls=%cast
+  %back = (bf16[10,100]{1,0:T(8,128)(2,1)}, bf16[10,100]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) copy-start(%end)
+  ROOT %out = bf16[10,100]{1,0:T(8,128)(2,1)} copy-done(%back)
+}
+%both (p: bf16[10,100], q: bf16[10,100]) -> (f32[10,100], f32[10]) {
+  %p = bf16[10,100]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %q = bf16[10,100]{1,0:T(8,128)(2,1)} parameter(1)
+  %r = f32[10,100]{0,1:T(8,128)} multiply(%p, %q)
+  %s = f32[10]{0:T(128)} reduce(%r, %zero), dimensions={1}, to_apply=%add
+  ROOT %t = (f32[10,100]{0,1:T(8,128)S(1)}, f32[10]{0:T(128)}) tuple(%r, %s)
+}
+%slice (p.1: f32[4,16,128], i.1: s32[]) -> f32[1,16,128] {
+  %p.1 = f32[4,16,128]{2,1,0:T(8,128)} parameter(0)
+  %i.1 = s32[]{:T(128)} parameter(1)
+  ROOT %d = f32[1,16,128]{2,1,0:T(8,128)S(1)} dynamic-slice(%p.1, %i.1, %z, %z), dynamic_slice_sizes={1,16,128}
+}
+%update (p.2: f32[4,16,128], u: f32[1,16,128], i.2: s32[]) -> f32[4,16,128] {
+  %p.2 = f32[4,16,128]{2,1,0:T(8,128)} parameter(0)
+  %u = f32[1,16,128]{2,1,0:T(8,128)S(1)} parameter(1)
+  %i.2 = s32[]{:T(128)} parameter(2)
+  ROOT %w = f32[4,16,128]{2,1,0:T(8,128)} dynamic-update-slice(%p.2, %u, %i.2, %z, %z)
+}
+%cast (p.3: f32[10,100]) -> bf16[10,100] {
+  %p.3 = f32[10,100]{0,1:T(8,128)S(1)} parameter(0)
+  ROOT %c = bf16[10,100]{1,0:T(8,128)(2,1)S(1)} convert(%p.3)
+}
+"""
+
+
+def test_what_a_tpu_keeps_on_the_chip_moves_as_it_is_fetched_and_put_back():
+    moved, _ = plan.traffic(ON_CHIP)
+    a, row, slab = 16 * 128 * 2, 128 * 4, 16 * 128 * 4  # with what pads their tiles
+    index = 4
+    assert moved == a + 2 * slab + (a + row) + (slab + index) + (slab + index) + a
+
+
 def test_wrong_topologies_are_refused():
     for topology in ("v9:4x4", "v5e", "v5e:4xx4", "2*h100:8", "*v5e:4x4", ""):
         with pytest.raises(UserError, match="expected CHIP:SHAPE, e.g. v5e:16x16, h100:64, or"):
