@@ -282,23 +282,52 @@ def test_prototypes_are_cosines():
     assert np.abs(logits).max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("n, m", [(7, 7), (1, 5), (9, 4)])
-def test_attention_and_its_gradients_are_the_definitions(n, m):
-    rng = np.random.default_rng(0)
-    q, k, v, g = (rng.normal(size=(2, length, 3, 8)).astype(np.float32) for length in (n, m, m, n))
-    out, pull = jax.vjp(transformer.attend, *map(jnp.asarray, (q, k, v)))
+SEEN = {
+    "all": {},
+    "causal": {"causal": True},
+    "bias of each head": {"bias": (1, 3, 7, 7)},
+    "bias of each pair": {"bias": (1, 1, 7, 7), "mask": (2, 1, 7, 7)},
+    "padding": {"mask": (2, 1, 1, 7)},
+    "causal with padding": {"mask": (2, 1, 1, 7), "causal": True},
+    "one query": {"n": 1, "bias": (1, 3, 1, 7)},
+    "memory": {"n": 4, "mask": (2, 1, 1, 7)},
+}
 
-    q, k, v, g = (x.astype(np.float64) for x in (q, k, v, g))
-    p = np.exp(np.einsum("bnhf,bmhf->bhnm", q, k) / math.sqrt(8))
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("name", SEEN)
+def test_attention_and_its_gradients_are_the_definitions(name, platform, dtype, monkeypatch):
+    monkeypatch.setattr(sharding, "platform", lambda: platform)
+    rng, seen = np.random.default_rng(0), dict(SEEN[name])
+    n, m, causal = seen.pop("n", 7), 7, seen.pop("causal", False)
+    q, k, v, g = (np.float64(jnp.asarray(rng.normal(size=(2, length, 3, 8)), dtype)) for length in (n, m, m, n))
+    bias = np.float64(jnp.asarray(rng.normal(size=seen["bias"]), dtype)) if "bias" in seen else None
+    mask = rng.random(seen["mask"]) < 0.7 if "mask" in seen else None
+    if mask is not None:
+        mask[..., 0] = True  # every query may look somewhere
+
+    low = lambda x: jnp.asarray(x, dtype)  # noqa: E731
+    given = [low(x) for x in (q, k, v, bias) if x is not None]
+    attend = lambda q, k, v, bias=None: transformer.attend(q, k, v, bias=bias, mask=mask, causal=causal)  # noqa: E731
+    out, pull = jax.vjp(attend, *given)
+    found = [out, *pull(low(g))]
+
+    allowed = np.broadcast_to(True if mask is None else mask, (2, 1, n, m)) & (np.tri(n, m, dtype=bool) if causal else True)
+    score = np.einsum("bnhf,bmhf->bhnm", q, k) / math.sqrt(8) + (0.0 if bias is None else bias)
+    p = np.where(allowed, np.exp(score), 0.0)
     p /= p.sum(-1, keepdims=True)
     dp = np.einsum("bnhf,bmhf->bhnm", g, v)
-    ds = p * (dp - (dp * p).sum(-1, keepdims=True)) / math.sqrt(8)
-    gradients = [
-        np.einsum(form, a, b) for form, a, b in (("bhnm,bmhf->bnhf", ds, k), ("bhnm,bnhf->bmhf", ds, q), ("bhnm,bnhf->bmhf", p, g))
-    ]
-    np.testing.assert_allclose(out, np.einsum("bhnm,bmhf->bnhf", p, v), atol=2e-6)
-    for found, wanted in zip(pull(jnp.asarray(g, jnp.float32)), gradients, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=2e-6)
+    ds = p * (dp - (dp * p).sum(-1, keepdims=True))
+    wanted = [np.einsum("bhnm,bmhf->bnhf", p, v)]
+    wanted += [np.einsum(form, a, b) for form, a, b in (("bhnm,bmhf->bnhf", ds, k), ("bhnm,bnhf->bmhf", ds, q), ("bhnm,bnhf->bmhf", p, g))]
+    wanted[1:3] = [x / math.sqrt(8) for x in wanted[1:3]]
+    if bias is not None:
+        wanted.append(ds.sum(tuple(axis for axis, size in enumerate(bias.shape) if size == 1), keepdims=True))
+    assert [x.dtype for x in found] == [dtype] * len(wanted)
+    for x, y in zip(found, wanted, strict=True):
+        assert x.shape == y.shape
+        assert np.abs(np.float64(x) - y).max() <= (2e-6 if dtype == "float32" else 2e-2) * max(np.abs(y).max(), 1.0)
 
 
 @pytest.mark.parametrize(
