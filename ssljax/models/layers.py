@@ -6,13 +6,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from ssljax import sharding
 
 
+def saved(x):
+    """x, which the policy "dots" keeps in place of the product that it was made of: else both are written, and x once more."""
+    return checkpoint_name(x, "saved")
+
+
 def _dots(primitive, *args, **params):
     flash = primitive.name.startswith("dot_product_attention_fwd")  # cuDNN's: what it gives is small, and dear to compute again
-    return flash or jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
+    return flash or params.get("name") == "saved" or jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
 
 
 REMAT = {

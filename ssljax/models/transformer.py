@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ssljax import models, sharding
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
-from ssljax.models.layers import REMAT, drop_path, flat_product, laid_out, stacked
+from ssljax.models.layers import REMAT, drop_path, flat_product, laid_out, saved, stacked
 
 
 @jax.custom_vjp
@@ -103,10 +103,11 @@ class Attention(nn.Module):
             if self.qkv_bias == "no_key":  # softmax does not see a bias of the keys
                 bias = self.param("qv_bias", nn.initializers.zeros, (2, *one)).astype(qkv.dtype)
                 qkv = qkv + jnp.stack([bias[0], jnp.zeros_like(bias[0]), bias[1]])
+            qkv = saved(qkv)
             q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # (B, N, H, D/H)
         else:
-            q = dense(one, "q")(x)
-            kv = self._kept("memory", lambda: dense((2, *one), "kv", init=_fused_init(2))(context.memory.astype(self.dtype)))
+            q = saved(dense(one, "q")(x))
+            kv = self._kept("memory", lambda: saved(dense((2, *one), "kv", init=_fused_init(2))(context.memory.astype(self.dtype))))
             k, v = kv[:, :, 0], kv[:, :, 1]
         if self.qk_norm:
             q, k = (nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"{n}_norm")(y) for n, y in (("q", q), ("k", k)))

@@ -73,6 +73,24 @@ def test_patches_left_out_do_not_touch_the_rest(tiny):
     np.testing.assert_array_equal(a["patches"], b["patches"])
 
 
+def test_dots_keeps_queries_keys_and_values_with_their_biases_once():
+    """Not the product without its bias, which would be written beside them, and added to once more."""
+    module = transformer.Transformer(depth=2, heads=2, mlp_dim=16, remat="dots")
+    x = jax.random.normal(jax.random.PRNGKey(0), (3, 5, 8))
+    params, _ = models.init(module, jax.random.PRNGKey(1), x, train=False)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.PRNGKey(p.size), p.shape), params)
+    _, pull = jax.vjp(lambda params: models.apply(module, params, {}, x, train=False)[0], params)
+    (kept,) = [leaf for leaf in jax.tree.leaves(pull) if leaf.shape == (2, 3, 5, 3, 2, 4)]
+
+    first = jax.tree.map(lambda p: np.float64(p[0]), params["blocks"])
+    z = np.float64(x)
+    z = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-6)
+    z = z * first["norm1"]["scale"] + first["norm1"]["bias"]
+    np.testing.assert_allclose(
+        kept[0], np.einsum("bnd,dkhf->bnkhf", z, first["attn"]["qkv"]["kernel"]) + first["attn"]["qkv"]["bias"], atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("remat", ["dots", "full"])
 @pytest.mark.thorough
 def test_rematerialisation_changes_no_gradient(tiny, remat, blocks_in_a_loop):
