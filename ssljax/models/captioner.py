@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssljax.fields import arg
-from ssljax.models.layers import stacked
+from ssljax.models.layers import LayerNorm, stacked
 from ssljax.models.transformer import MLP, Attention, Block, Context, Stack, kernel_init
 
 
@@ -23,7 +23,7 @@ class CrossBlock(nn.Module):
     @nn.compact
     def __call__(self, x, memory):
         def norm(name):
-            return nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
+            return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
 
         attention = Attention(self.heads, norm_eps=self.norm_eps, decode=self.decode, dtype=self.dtype, name="attn")
         x = x + attention(norm("norm1")(x), Context(memory=norm("norm_memory")(memory)))

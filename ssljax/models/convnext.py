@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch
-from ssljax.models.layers import REMAT, drop_path, patch_product, stacked, stage_rates
+from ssljax.models.layers import REMAT, LayerNorm, drop_path, patch_product, stacked, stage_rates
 from ssljax.models.transformer import ACTIVATIONS, LayerScale
 
 SIZES = {
@@ -65,7 +65,7 @@ class Block(nn.Module):
         width = x.shape[-1]
         dense = dict(dtype=self.dtype, kernel_init=_init)
         y = nn.Conv(width, (self.kernel, self.kernel), padding=self.kernel // 2, feature_group_count=width, name="conv", **dense)(x)
-        y = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(y)
+        y = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(y)
         y = ACTIVATIONS[self.activation](nn.Dense(4 * width, name="fc1", **dense)(y))
         y = ResponseNorm(name="response_norm")(y) if self.response_norm else y
         y = nn.Dense(width, name="fc2", **dense)(y)
@@ -89,7 +89,7 @@ class Stage(nn.Module):
     def __call__(self, x):
         dtype = self.block["dtype"]
         if self.downsample:
-            x = nn.LayerNorm(epsilon=self.block["norm_eps"], dtype=dtype, name="norm")(x)
+            x = LayerNorm(epsilon=self.block["norm_eps"], dtype=dtype, name="norm")(x)
             x = nn.Conv(self.width, (2, 2), (2, 2), padding="VALID", dtype=dtype, kernel_init=_init,
                         conv_general_dilated=patch_product, name="downsample")(x)  # fmt: skip
         stack = stacked(Block, len(self.rates), self.remat)
@@ -128,14 +128,14 @@ class ConvNeXt(nn.Module):
         dtype, patch = jnp.dtype(self.dtype), (self.patch_size,) * 2
         x = nn.Conv(self.widths[0], patch, patch, padding="VALID", dtype=dtype, kernel_init=_init,
                     conv_general_dilated=patch_product, name="patch_embed")(images)  # fmt: skip
-        x = constrain_batch(nn.LayerNorm(epsilon=self.norm_eps, dtype=dtype, name="patch_norm")(x))
+        x = constrain_batch(LayerNorm(epsilon=self.norm_eps, dtype=dtype, name="patch_norm")(x))
         block = {f: getattr(self, f) for f in ("kernel", "activation", "layer_scale", "response_norm", "norm_eps", "drop_path")}
         block |= dict(train=train, dtype=dtype)
         maps = []
         for i, rates in enumerate(stage_rates(self.drop_path, self.stages)):
             x = Stage(self.widths[i], i > 0, rates, self.remat, block, name=f"stage{i + 1}")(x)
             maps.append(x)
-        norm = nn.LayerNorm(epsilon=self.last_norm_eps, dtype=jnp.float32 if self.last_norm == "pooled" else dtype, name="norm")
+        norm = LayerNorm(epsilon=self.last_norm_eps, dtype=jnp.float32 if self.last_norm == "pooled" else dtype, name="norm")
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = norm(x) if self.last_norm == "patches" else x
         pooled = x.mean(axis=1, dtype=jnp.float32)

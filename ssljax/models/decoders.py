@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import positions
-from ssljax.models.layers import BatchNorm
+from ssljax.models.layers import BatchNorm, LayerNorm
 from ssljax.models.transformer import Context, Stack, gelu, kernel_init
 
 
@@ -87,7 +87,7 @@ class ConvDecoder(nn.Module):
         x = x.reshape(batch, side, count // side, channels)
         for i in range(self.depth):
             convolution = nn.Conv(self.width, (self.kernel,) * 2, feature_group_count=self.groups, dtype=self.dtype, name=f"conv{i}")
-            y = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype, name=f"norm{i}")(convolution(x))
+            y = LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype, name=f"norm{i}")(convolution(x))
             y = gelu(y)
             x = x + y if x.shape == y.shape else y
         x = x.reshape(batch, count, -1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ssljax import sharding
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
-from ssljax.models.layers import BatchNorm
+from ssljax.models.layers import BatchNorm, LayerNorm
 from ssljax.models.transformer import ACTIVATIONS
 
 AFFINE = {"all": {}, "scale": dict(use_bias=False), "none": dict(use_bias=False, use_scale=False)}
@@ -96,7 +96,7 @@ def _hidden(x, i, width, norm, bias, activation, train, dtype, init=nn.linear.de
     if norm == "batch":
         x = BatchNorm(not train, dtype=dtype, name=f"bn{i}")(x)
     elif norm == "layer":
-        x = nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=f"norm{i}")(x)
+        x = LayerNorm(epsilon=1e-5, dtype=dtype, name=f"norm{i}")(x)
     return ACTIVATIONS[activation](x)
 
 

@@ -1,6 +1,8 @@
 """Layers that several models have: BatchNorm with torch's running statistics, stochastic depth; how blocks are looped over."""
 
+import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -48,6 +50,54 @@ class BatchNorm(nn.BatchNorm):
             after = self.get_variable("batch_stats", "var")
             self.put_variable("batch_stats", "var", after + (after - self.momentum * before) / max(count - 1, 1))
         return y
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) over the last axis, times a scale, plus a bias (Ba et al. 2016). (..., C) -> (..., C), `dtype`.
+
+    Computed in float32 or wider, the variance as the squares' mean less the mean's square, in one pass. Keeps x and two numbers of each row
+    for the backward pass, where derived from the definition it would keep three arrays of x's shape in float32."""
+
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+    use_scale: bool = True
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:]) if self.use_scale else None
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:]) if self.use_bias else None
+        return _layer_norm(self.epsilon, jnp.dtype(self.dtype), x, scale, bias)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _layer_norm(epsilon, dtype, x, scale, bias):
+    return _norm_forward(epsilon, dtype, x, scale, bias)[0]
+
+
+def _norm_forward(epsilon, dtype, x, scale, bias):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = wide.mean(-1, keepdims=True)
+    variance = jnp.maximum(jnp.square(wide).mean(-1, keepdims=True) - jnp.square(mean), 0.0)
+    rate = jax.lax.rsqrt(variance + epsilon)
+    y = (wide - mean) * rate
+    y = y if scale is None else y * scale
+    y = y if bias is None else y + bias
+    return y.astype(dtype), (x, mean, rate, scale, bias)
+
+
+def _norm_backward(epsilon, dtype, kept, g):
+    x, mean, rate, scale, bias = kept
+    z, g = (x.astype(mean.dtype) - mean) * rate, g.astype(mean.dtype)
+    over = tuple(range(x.ndim - 1))
+    dscale = None if scale is None else (g * z).sum(over).astype(scale.dtype)
+    dbias = None if bias is None else g.sum(over).astype(bias.dtype)
+    dz = g if scale is None else g * scale
+    dx = rate * (dz - dz.mean(-1, keepdims=True) - z * (dz * z).mean(-1, keepdims=True))
+    return dx.astype(x.dtype), dscale, dbias
+
+
+_layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
 def flat_product(x, kernel, dimensions, precision=None, **product):

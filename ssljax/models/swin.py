@@ -9,7 +9,7 @@ import numpy as np
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import constrain_batch, positions
-from ssljax.models.layers import REMAT, drop_path, patch_product, stacked, stage_rates
+from ssljax.models.layers import REMAT, LayerNorm, drop_path, patch_product, stacked, stage_rates
 from ssljax.models.transformer import ACTIVATIONS, MLP, Attention, Context, kernel_init
 
 SIZES = {
@@ -97,7 +97,7 @@ class Block(nn.Module):
             return drop_path(y, drop, self.make_rng("drop_path")) if self.train and self.drop_path > 0 else y
 
         def norm(name):
-            return nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
+            return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
 
         x = x + dropped(self._windows(norm("norm1")(x), shifted))
         hidden = int(self.mlp_ratio * x.shape[-1] + 1e-6)  # a ratio of integers may be a bit less than it
@@ -142,7 +142,7 @@ class Stage(nn.Module):
         if self.merge:
             x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
             x = jnp.concatenate([x[:, row::2, column::2] for column in range(2) for row in range(2)], axis=-1)
-            x = nn.LayerNorm(epsilon=self.merge_norm_eps, dtype=dtype, name="norm")(x)
+            x = LayerNorm(epsilon=self.merge_norm_eps, dtype=dtype, name="norm")(x)
             x = nn.Dense(x.shape[-1] // 2, use_bias=False, dtype=dtype, kernel_init=kernel_init, name="downsample")(x)
         depth = len(self.rates)
         stack = stacked(Block, depth, self.remat)
@@ -186,7 +186,7 @@ class Swin(nn.Module):
         x = jnp.pad(images, ((0, 0), (0, -images.shape[1] % patch[0]), (0, -images.shape[2] % patch[1]), (0, 0)))
         x = nn.Conv(self.width, patch, patch, padding="VALID", dtype=dtype, kernel_init=kernel_init,
                     conv_general_dilated=patch_product, name="patch_embed")(x)  # fmt: skip
-        x = nn.LayerNorm(epsilon=self.merge_norm_eps, dtype=dtype, name="patch_norm")(x)
+        x = LayerNorm(epsilon=self.merge_norm_eps, dtype=dtype, name="patch_norm")(x)
         if mask is not None or (self.mask_token and self.is_initializing()):
             token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.width))
             x = x if mask is None else jnp.where(mask.reshape(*x.shape[:3], 1), token.astype(x.dtype), x)
@@ -205,7 +205,7 @@ class Swin(nn.Module):
             x = Stage(i > 0, self.merge_norm_eps, rates, self.remat, block, name=f"stage{i + 1}")(x)
             maps.append(x)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
-        x = nn.LayerNorm(epsilon=self.norm_eps, dtype=dtype, name="norm")(x)
+        x = LayerNorm(epsilon=self.norm_eps, dtype=dtype, name="norm")(x)
         outputs = {"pooled": x.mean(axis=1, dtype=jnp.float32), "patches": x, "stages": maps}
         if self.out:
             dense = nn.Dense(self.out, use_bias=self.out_bias, dtype=dtype, kernel_init=kernel_init, name="out")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ssljax import models, sharding
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
-from ssljax.models.layers import REMAT, drop_path, flat_product, laid_out, saved, stacked
+from ssljax.models.layers import REMAT, LayerNorm, drop_path, flat_product, laid_out, saved, stacked
 
 
 @jax.custom_vjp
@@ -110,7 +110,7 @@ class Attention(nn.Module):
             kv = self._kept("memory", lambda: saved(dense((2, *one), "kv", init=_fused_init(2))(context.memory.astype(self.dtype))))
             k, v = kv[:, :, 0], kv[:, :, 1]
         if self.qk_norm:
-            q, k = (nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"{n}_norm")(y) for n, y in (("q", q), ("k", k)))
+            q, k = (LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"{n}_norm")(y) for n, y in (("q", q), ("k", k)))
         if context.rotary is not None:
             q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
         bias = context.bias
@@ -291,7 +291,7 @@ class Stack(nn.Module):
 
     def layer_norm(self, name):
         """A LayerNorm of this model's epsilon and dtype."""
-        return nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
+        return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
 
 
 class Block(nn.Module):
@@ -326,7 +326,7 @@ class Block(nn.Module):
             return drop_path(y, drop, self.make_rng("drop_path"))
 
         def branch(x, index, function):
-            norm = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"norm{index}")
+            norm = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"norm{index}")
             y = function(norm(x) if self.norm == "pre" else x)
             y = LayerScale(self.layer_scale, name=f"scale{index}")(y) if self.layer_scale else y
             x = (x if self.only is None or x.shape == y.shape else _one(x, self.only, axis=1)) + dropped(y)
@@ -410,5 +410,5 @@ class Transformer(nn.Module):
             x, each = blocks(self.depth - 1, parent=None).apply({"params": rest}, x, rates[:-1], context, rngs=keys[0])
             x, _ = block.apply({"params": jax.tree.map(lambda p: p[0], last)}, x, rates[-1], context, rngs=keys[1])
         if self.last_norm:
-            x = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(x)
+            x = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(x)
         return (x, each) if layers else x

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssljax.errors import UserError
 from ssljax.fields import arg
 from ssljax.models import constrain_batch, positions
-from ssljax.models.layers import patch_product
+from ssljax.models.layers import LayerNorm, patch_product
 from ssljax.models.transformer import MLP, Attention, Context, Stack, kernel_init
 
 SIZES = {
@@ -47,7 +47,7 @@ class AttentionPool(nn.Module):
         probe = self.param("probe", kernel_init, (1, 1, width))
         probe = jnp.broadcast_to(probe, (batch, 1, width)).astype(self.dtype)
         y = nn.MultiHeadDotProductAttention(self.heads, dtype=self.dtype, kernel_init=kernel_init, name="attn")(probe, x)
-        z = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(y)
+        z = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(y)
         return (y + MLP(self.mlp_dim, self.activation, self.dtype, name="mlp")(z))[:, 0]
 
 
@@ -63,7 +63,7 @@ class QueryPool(nn.Module):
     @nn.compact
     def __call__(self, x):
         def norm(name):
-            return nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
+            return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
 
         query = self.param("query", nn.initializers.normal(0.02), (self.queries, self.width))
         query = jnp.broadcast_to(norm("norm_query")(query), (x.shape[0], self.queries, self.width))

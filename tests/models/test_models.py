@@ -300,6 +300,31 @@ def test_prototypes_are_cosines():
     assert np.abs(logits).max() <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("learned", [("scale", "bias"), ("scale",), ("bias",), ()], ids=lambda names: "+".join(names) or "none")
+def test_layer_norm_and_its_gradients_are_the_definitions_and_one_array_is_kept(learned, dtype):
+    rng = np.random.default_rng(0)
+    x, g = (np.float64(jnp.asarray(rng.normal(1.0, 2.0, size=(3, 5, 16)), dtype)) for _ in range(2))
+    params = {name: rng.normal(size=16).astype(np.float32) for name in learned}
+    module = layers.LayerNorm(dtype=dtype, use_scale="scale" in learned, use_bias="bias" in learned)
+    shapes = jax.tree.map(jnp.shape, module.init(jax.random.PRNGKey(0), jnp.zeros((1, 16))))
+    assert shapes == ({"params": {name: (16,) for name in learned}} if learned else {})
+    apply = lambda params, x: module.apply({"params": params}, x)  # noqa: E731
+    y, pull = jax.vjp(apply, params, jnp.asarray(x, dtype))
+    assert y.dtype == dtype and [leaf.dtype for leaf in jax.tree.leaves(pull) if leaf.shape == x.shape] == [dtype]
+    dparams, dx = pull(jnp.asarray(g, dtype))
+
+    scale, bias = np.float64(params.get("scale", 1.0)), np.float64(params.get("bias", 0.0))
+    rate = 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    z = (x - x.mean(-1, keepdims=True)) * rate
+    dz = g * scale
+    wanted = {"dx": rate * (dz - dz.mean(-1, keepdims=True) - z * (dz * z).mean(-1, keepdims=True)), "y": z * scale + bias}
+    wanted |= {name: {"scale": g * z, "bias": g}[name].sum((0, 1)) for name in learned}
+    for name, found in {"dx": dx, "y": y, **dparams}.items():
+        limit = (2e-6 if dtype == "float32" else 1e-2) * np.abs(wanted[name]).max()
+        assert np.abs(np.float64(found) - wanted[name]).max() <= limit, name
+
+
 SEEN = {
     "all": {},
     "causal": {"causal": True},
