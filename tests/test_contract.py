@@ -41,7 +41,8 @@ def test_tensor_parallelism_gives_one_devices_loss_and_gradient(name):
 
 
 def same_loss_and_gradient(alone, metrics, many, metrics8):
-    assert abs(metrics8["loss"] - metrics["loss"]) <= 1e-5 * abs(metrics["loss"])
+    # Relative to the loss; one that is what is left of terms of either sign (SimSiam's cosines: 0.009 of 1) to a tenth of such a term.
+    assert abs(metrics8["loss"] - metrics["loss"]) <= 1e-5 * max(abs(metrics["loss"]), 0.1)
     gradient, gradient8 = moments(alone), moments(many)
     assert set(gradient) == set(gradient8) == {name for name, _ in trees.names(alone.params)}
     largest = max(np.max(np.abs(g)) for g in gradient.values())

@@ -353,7 +353,7 @@ class Transformer(nn.Module):
     only: 0 or -1, the first or the last token alone is wanted, (B, 1, D), and no layers: the last block then looks at all tokens, but for
     that one alone, which saves 6 % of a ViT-S/16's FLOPs. Not in a CPU's loop: to cut the last block out and put its gradient back copies
     all parameters twice. Nor with recomputation: compiled for a v5p, CLIP's ViT-B/16 took 27 % more temporary memory for 5 % fewer FLOPs,
-    where DINO's ViT-S/16, which recomputes nothing, took 7 % less on a v5e for 6 % fewer FLOPs and 6 % less traffic.
+    where DINO's ViT-S/16, which recomputes nothing, took 7 % less on a v5e for 6 % fewer FLOPs.
     """
 
     depth: int
