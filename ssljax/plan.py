@@ -221,9 +221,9 @@ class _Text:
                 self.computations[name][own] = row
                 if root:
                     self.roots[name] = row
-        arrays = {row.name: list(_arrays(row.shape)) for rows in self.computations.values() for row in rows.values()}
-        self.taken = {name: sum(array.taken for array in some) for name, some in arrays.items()}  # anywhere
-        self.held = {name: sum(array.held for array in some) for name, some in arrays.items()}  # in HBM
+        self.arrays = {row.name: list(_arrays(row.shape)) for rows in self.computations.values() for row in rows.values()}
+        self.taken = {name: sum(array.taken for array in arrays) for name, arrays in self.arrays.items()}  # anywhere
+        self.held = {name: sum(array.held for array in arrays) for name, arrays in self.arrays.items()}  # in HBM
 
     def turns(self, row):
         """Of a loop: what CPUs' and GPUs' compilers note; of TPUs', the number that its condition counts to."""
@@ -244,7 +244,7 @@ class _Text:
         kind = row.operation.removesuffix("-start")
         if kind not in COLLECTIVES:
             return []
-        parts, n = _bytes(row.shape), _group(row.rest)
+        parts, n = [array.size for array in self.arrays[row.name]], _group(row.rest)
         if row.operation in ("all-gather-start", "collective-permute-start"):  # what goes in, what comes out, signals
             parts = [max(parts)] if kind == "collective-permute" else parts[len(parts) // 2 :]
         factor = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}.get(kind, (n - 1) / n)
@@ -256,7 +256,7 @@ class _Text:
         if row.operation in self.FREE or row.operation.endswith("-done") or any(name in row.rest for name in self.NAMES):
             return 0
         if row.operation in self.FETCHES:  # what goes in, or what it is a slice of, beside what comes out
-            ends = list(_arrays(row.shape))[:2]
+            ends = self.arrays[row.name][:2]
             return min(end.taken for end in ends) * sum(end.in_hbm for end in ends)
         if row.operation.endswith("-start"):
             return self.held[row.name] * (2 if row.operation == "all-reduce-start" else 1)  # others' shapes have what goes in
@@ -268,7 +268,7 @@ class _Text:
         called = row.named("calls")
         if called not in self.computations:
             return self.held[row.name] + sum(operands)
-        written = map(min, (array.held for array in _arrays(row.shape)), self.written(self.roots[called], called))
+        written = map(min, (array.held for array in self.arrays[row.name]), self.written(self.roots[called], called))
         return sum(written) + sum(min(size, self.read(called, i)) for i, size in enumerate(operands))
 
     def read(self, computation, index):
@@ -305,7 +305,7 @@ class _Text:
             return [self.taken[root.operands[1]]]
         if (called := root.named("calls")) in self.computations:
             return self.written(self.roots[called], called)
-        return [array.taken for array in _arrays(root.shape)]
+        return [array.taken for array in self.arrays[root.name]]
 
 
 def _group(rest):
@@ -341,10 +341,6 @@ def _arrays(shape):
             padded[int(axis)] = -(-sides[int(axis)] // int(side)) * int(side)
         width = BYTES.get(dtype, 4)
         yield _Array(width * math.prod(sides), width * math.prod(padded), "S(" not in layout)
-
-
-def _bytes(shape):
-    return [array.size for array in _arrays(shape)]
 
 
 def search(config, topology, say, quick=False):
