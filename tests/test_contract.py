@@ -41,8 +41,8 @@ def test_tensor_parallelism_gives_one_devices_loss_and_gradient(name):
 
 
 def same_loss_and_gradient(alone, metrics, many, metrics8):
-    # Relative to the loss; one that is what is left of terms of either sign (SimSiam's cosines: 0.009 of 1) to a tenth of such a term.
-    assert abs(metrics8["loss"] - metrics["loss"]) <= 1e-5 * max(abs(metrics["loss"]), 0.1)
+    # Relative to the loss, or two roundings of 1: SimSiam's first is the 0.009 that is left of cosines of either sign.
+    assert abs(metrics8["loss"] - metrics["loss"]) <= max(1e-5 * abs(metrics["loss"]), 2 * np.finfo(np.float32).eps)
     gradient, gradient8 = moments(alone), moments(many)
     assert set(gradient) == set(gradient8) == {name for name, _ in trees.names(alone.params)}
     largest = max(np.max(np.abs(g)) for g in gradient.values())
