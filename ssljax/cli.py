@@ -18,15 +18,17 @@ from ssljax import faults
 from ssljax.errors import Preempted, UserError
 
 
-def command(main):
-    """Run an entry point: a UserError is one line on stderr and exit code 2, a run that was told to stop exit code 75."""
+def command(main, keep=True):
+    """Run an entry point: a UserError is one line on stderr and exit code 2, a run that was told to stop exit code 75.
+
+    keep: `keep_memory`, on a CPU; not for what shall be measured as in a program that is not ssljax's."""
     if not faulthandler.is_enabled():  # JAX ends a run whose peer died by SIGABRT: this shows the line of the loop that it was at
         faulthandler.enable(sys.__stderr__)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # ahead of any import that might pull TensorFlow in
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.set_verbosity(logging.ERROR)  # the libraries' remarks; ours go to the progress bar
     fake_devices()
-    if not _accelerators():
+    if keep and not _accelerators():
         keep_memory()
     try:
         main(sys.argv)

@@ -9,7 +9,8 @@ Every loss takes `impl`:
     "dense"   the definition, with the whole matrix of logits in memory
     "stream"  never more of it than a block (`pairs`, `streaming`): on any mesh, O(B D / devices) memory
     "grid"    the same on a two-dimensional grid of devices: less traffic, more memory
-    "auto"    streams, but keeps the logits for the gradient where a device's share of them is at most 64 MiB
+    "auto"    streams, but keeps the logits for the gradient where a device's share of them is at most 64 MiB, or on CPUs
+              all of them are at most 1 GiB
 and raises UserError for another word, and where the devices of the mesh do not divide the batch.
 """
 

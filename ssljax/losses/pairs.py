@@ -22,10 +22,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from ssljax import sharding
 from ssljax.errors import UserError
 from ssljax.losses import streaming
 
 KEEP_BYTES = 64 * 2**20  # impl="auto" keeps the logits if a device's share of them, in float32, is no larger
+CPU_KEEP_BYTES = 2**30  # or, on CPUs, if all of them are: there is memory enough, and a product in four is saved
 IMPLEMENTATIONS = ("auto", "dense", "stream", "grid")
 
 
@@ -265,11 +267,12 @@ def _attributes(length, labels, view=0):
 def _plan(impl, n, m, d, dtype, layout, half):
     """-> whether the logits are kept, and the schedule."""
     devices = layout.size if layout else 1
-    keep = impl == "auto" and 4 * n * m // devices // (2 if half else 1) <= KEEP_BYTES
+    logits = 4 * n * m // (2 if half else 1)
+    keep = impl == "auto" and (logits // devices <= KEEP_BYTES or (sharding.platform() == "cpu" and logits <= CPU_KEEP_BYTES))
     if impl != "auto" or devices == 1 or half:
         return keep, "grid" if impl == "grid" else "ring"
     # A ring is a matter of latency: gather own rows, or as many as a grid asks for, where they and their accumulators are no
-    # larger than kept logits might be.
+    # larger than kept logits may be anywhere.
     gathered = n // devices * d * (jnp.dtype(dtype).itemsize + 4)
     if devices * gathered <= KEEP_BYTES:
         return keep, "gather"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ssljax import losses
+from ssljax import losses, sharding
 from ssljax.errors import UserError
 from ssljax.losses import pairs, streaming
 from ssljax.metrics import count_flops
@@ -335,6 +335,9 @@ def test_what_cannot_be_is_named():
 
 @pytest.mark.quick
 def test_budget_decides_what_is_kept(monkeypatch):
+    assert pairs._plan("auto", 16384, 16384, 512, jnp.float32, None, False) == (True, "ring")  # 1 GiB, exactly a CPU's budget
+    assert pairs._plan("auto", 16385, 16384, 512, jnp.float32, None, False) == (False, "ring")
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
     assert pairs._plan("auto", 4096, 4096, 512, jnp.float32, None, False) == (True, "ring")  # 64 MiB, exactly the budget
     assert pairs._plan("auto", 4097, 4096, 512, jnp.float32, None, False) == (False, "ring")
     assert pairs._plan("stream", 8, 8, 8, jnp.float32, None, False) == (False, "ring")
