@@ -221,7 +221,7 @@ class _Text:
                 self.computations[name][own] = row
                 if root:
                     self.roots[name] = row
-        self.arrays = {row.name: list(_arrays(row.shape)) for rows in self.computations.values() for row in rows.values()}
+        self.arrays = {row.name: list(arrays_of(row.shape)) for rows in self.computations.values() for row in rows.values()}
         self.taken = {name: sum(array.taken for array in arrays) for name, arrays in self.arrays.items()}  # anywhere
         self.held = {name: sum(array.held for array in arrays) for name, arrays in self.arrays.items()}  # in HBM
 
@@ -321,8 +321,9 @@ def _group(rest):
 
 @dataclasses.dataclass(frozen=True)
 class _Array:
-    """An array of an HLO result shape. size: bytes of its numbers; taken: with what pads its tiles; in_hbm: or in another memory."""
+    """An array of an HLO result: its sides; size: bytes of its numbers; taken: with what pads its tiles; in_hbm: or in another memory."""
 
+    sides: tuple
     size: int
     taken: int
     in_hbm: bool
@@ -332,7 +333,7 @@ class _Array:
         return self.taken if self.in_hbm else 0
 
 
-def _arrays(shape):
+def arrays_of(shape):
     """ "(bf16[8,100]{1,0:T(8,128)S(1)}, f32[])" -> an _Array of each."""
     for dtype, dimensions, order, layout in re.findall(r"(\w+)\[([\d,]*)\](?:\{([\d,]*):?([^}]*)\})?", shape):
         sides = [int(side) for side in dimensions.split(",") if side]
@@ -340,7 +341,7 @@ def _arrays(shape):
         for axis, side in zip(order.split(","), reversed(tile[1].split(",")) if tile and sides else (), strict=False):  # innermost first
             padded[int(axis)] = -(-sides[int(axis)] // int(side)) * int(side)
         width = BYTES.get(dtype, 4)
-        yield _Array(width * math.prod(sides), width * math.prod(padded), "S(" not in layout)
+        yield _Array(tuple(sides), width * math.prod(sides), width * math.prod(padded), "S(" not in layout)
 
 
 def search(config, topology, say, quick=False):

@@ -42,7 +42,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from launch.bench.rows import keep, markdown, seconds  # noqa: E402
-from ssljax import cli  # noqa: E402
+from ssljax import cli, plan  # noqa: E402
 from ssljax.errors import UserError  # noqa: E402
 
 FLAGS = flags.FlagValues()
@@ -84,7 +84,7 @@ def forms():
         yield Form("softmax", f"ours, {impl}", ours(losses.clip_softmax, impl), softmax, softmax)
     yield Form("sigmoid", DENSE["sigmoid"], rivals.siglip_full, sigmoid, sigmoid)
     yield Form("sigmoid", "SigLIP, chunked", rivals.siglip_chunked, sigmoid, sigmoid)
-    for impl in ("stream", "grid"):
+    for impl in ("stream", "auto", "grid"):
         yield Form("sigmoid", f"ours, {impl}", ours(losses.siglip, impl), sigmoid, sigmoid)
     for impl in ("dense", "stream"):
         name = impl if impl == "dense" else f"ours, {impl}"
@@ -159,7 +159,6 @@ HLO_SENT = {  # the same, of the bytes of the result
     "all-reduce": lambda n, p: 2 * (p - 1) * n / p,
     "all-to-all": lambda n, p: (p - 1) * n / p,
 }
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 
 
 def sent_bytes(jaxpr, devices):
@@ -181,15 +180,8 @@ def sent_bytes_hlo(text, devices):
     total = 0
     for shape, name in re.findall(r" = (\([^=]*?\)|\S+) ([a-z-]+?)(?:-start)?\(", text):
         if name in HLO_SENT:
-            total += HLO_SENT[name](sum(size for size, _, _ in arrays_of(shape)), devices)
+            total += HLO_SENT[name](sum(array.size for array in plan.arrays_of(shape)), devices)
     return total
-
-
-def arrays_of(shape):
-    """HLO result shape -> (bytes, dimensions, layout) of each array in it."""
-    for dtype, dimensions, layout in re.findall(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?", shape):
-        sizes = tuple(map(int, dimensions.split(","))) if dimensions else ()
-        yield BYTES.get(dtype, 4) * math.prod(sizes), sizes, layout
 
 
 def abstract_arguments(form, batch, width, dtype, mesh):
@@ -313,8 +305,8 @@ def work(task):
     for case in task["cases"]:
         batch, width = case["batch"], case["width"]
         some = [form for form in forms() if "forms" not in case or named(form, case["forms"])]
-        if mesh.size == 1:
-            some = [form for form in some if form.name != "ours, grid"]  # the same program as the stream
+        if mesh.size == 1:  # without those that are the stream's program again
+            some = [form for form in some if form.name != "ours, grid" and form[:2] != ("sigmoid", "ours, auto")]
         with jax.set_mesh(mesh):
             built = compile_all(some, batch, width, "float32", mesh)
             measured = [row for _, row, _ in built]
@@ -376,9 +368,9 @@ def blocks_in_memory(text, blocks):
         instruction = re.match(r"\s+(?:ROOT )?%?\S+ = (\([^=]*?\)|\S+) ([a-z-]+)\(", line)
         if not instruction or computation in fused or instruction[2] in ("parameter", "get-tuple-element", "tuple", "bitcast", "while"):
             continue
-        for size, dimensions, layout in arrays_of(instruction[1]):
-            if dimensions in blocks:
-                found["vmem" if "S(1)" in layout else "hbm"] += size
+        for array in plan.arrays_of(instruction[1]):
+            if array.sides in blocks:
+                found["hbm" if array.in_hbm else "vmem"] += array.size
     return {f"block_{place}_bytes": size for place, size in found.items()}
 
 
@@ -424,9 +416,10 @@ def bars(rows):
     yield from one(*dense, 0.9, "sigmoid", stream, 4096, 1)
     for form in (stream, auto):
         yield from one(*dense, 0.8, "softmax", form, 16384, 1)
-    yield from one(*dense, 0.75, "softmax", stream, 4096, 8)
+        yield from one(*dense, 0.75, "softmax", form, 4096, 8)
     for batch, devices in itertools.product((4096, 16384), (1, 8)):
-        yield from one(*floor, 1.1, "sigmoid", stream, batch, devices)
+        for form in (stream, auto):
+            yield from one(*floor, 1.1, "sigmoid", form, batch, devices)
         yield from one(*floor, 1.4, "softmax", stream, batch, devices)
     for batch in (4096, 16384, 65536):
         gathered = found.get(("softmax", "local rows (open_clip)", batch, 512, 8))
