@@ -62,7 +62,7 @@ class Method:
         raise NotImplementedError
 
     def objective(self, params, extra, encodings, batch, s):
-        """-> loss (float32 scalar), (extra, metrics). The half that must see the whole batch."""
+        """-> loss (float32 scalar), (extra, metrics). The half that must see the whole batch. Arrays of extra may be `trees.Moved`."""
         raise NotImplementedError
 
     def loss(self, params, extra, batch, rng, s):
@@ -201,7 +201,7 @@ def make_train_step(method, tx, schedules, augment, *, accumulate=1, microbatch=
         def one(carry, part):
             extra, total, i = carry
             extra, grads, metrics = gradients(state, extra, part, jax.random.fold_in(rng, i), s)
-            return (extra, jax.tree.map(jnp.add, total, grads), i + 1), metrics
+            return (trees.written(extra), jax.tree.map(jnp.add, total, grads), i + 1), metrics
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         start = (state.extra, zeros, jnp.zeros((), jnp.int32))
@@ -226,8 +226,7 @@ def make_train_step(method, tx, schedules, augment, *, accumulate=1, microbatch=
             momentum, now = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step)), {"params": params, "stats": extra.get("stats", {})}
             extra = {**extra, "average": trees.ema(state.extra["average"], now, momentum)}
         # A select, not optax.apply_if_finite: extra (statistics, teacher, queue) must be kept as well, and no count lets one through.
-        new, old = (params, extra, opt), (state.params, state.extra, state.opt)
-        params, extra, opt = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        params, extra, opt = trees.chosen(finite, (params, extra, opt), (state.params, state.extra, state.opt))
         metrics = {**metrics, "gradient_norm": norm, "nonfinite": 1.0 - finite.astype(jnp.float32), **s}
         return State(params, extra, opt, state.step + 1, state.rng), metrics
 

@@ -146,8 +146,8 @@ def check_bank(examples, run):
 
 
 def remember(bank, ids, rows, momentum):
-    """A memory bank (N, D) whose rows `ids` int (B,) have moved: normalise(momentum * old + (1 - momentum) * rows), rows (B, D)."""
-    return bank.at[ids].set(losses.normalise(momentum * bank[ids] + (1 - momentum) * jax.lax.stop_gradient(rows)))
+    """A memory bank (N, D) of which rows `ids` int (B,) move: normalise(momentum * old + (1 - momentum) * rows), rows (B, D)."""
+    return trees.Moved(bank, ids, losses.normalise(momentum * bank[ids] + (1 - momentum) * jax.lax.stop_gradient(rows)))
 
 
 def masked_words(rng, ids, ratio, vocabulary):

@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+import typing
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,36 @@ def first_match(rules, name, default=None):
 def ema(old, new, decay):
     """decay * old + (1 - decay) * new, leaf by leaf, in old's dtype. decay: scalar in [0, 1]."""
     return jax.tree.map(lambda o, n: (o + (1.0 - decay) * (n - o)).astype(o.dtype), old, new)
+
+
+@flax.struct.dataclass
+class Moved:
+    """A leaf of what a step makes of a tree: `array` (N, ...) as it was, of which rows `ids` int (B,) become `rows` (B, ...); ids that it
+    has not are dropped. For banks as long as the data: with the rows written into it, beside the one of before, which a step goes back to
+    where its gradient is not finite, such an array is copied whole at every step."""
+
+    array: typing.Any
+    ids: typing.Any
+    rows: typing.Any
+
+    def written(self, wanted=True):
+        """The array with its rows moved, or as it was where `wanted`, a bool scalar, is false."""
+        return self.array.at[self.ids].set(jnp.where(wanted, self.rows, self.array[self.ids]), mode="drop")
+
+
+def _is_moved(leaf):
+    return isinstance(leaf, Moved)
+
+
+def written(tree):
+    """The tree with every `Moved` leaf written."""
+    return jax.tree.map(lambda leaf: leaf.written() if _is_moved(leaf) else leaf, tree, is_leaf=_is_moved)
+
+
+def chosen(condition, new, old):
+    """`new` where the bool scalar `condition` is true, else `old`; leaves of `new` may be `Moved`."""
+    either = lambda n, o: n.written(condition) if _is_moved(n) else jnp.where(condition, n, o)  # noqa: E731
+    return jax.tree.map(either, new, old, is_leaf=_is_moved)
 
 
 def size(tree):

@@ -105,6 +105,29 @@ def test_memory_of_activations_falls_with_the_microbatch():
     assert temporary[8] < 0.5 * temporary[0], temporary
 
 
+@pytest.mark.parametrize("name", ["instdisc", "pirl"])
+def test_a_bank_as_long_as_the_data_is_never_copied(name):
+    config = small_config(METHODS[name])
+    config.method.examples = 4_000_000
+    run = step_of(config, {"data": 1})
+    bank = run.shapes.extra["bank"]
+    compiled = run.step.lower(run.shapes, run.put(raw_batch(config))).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.5 * bank.size * 4, name
+
+
+def test_a_leaf_of_few_moved_rows_is_the_array_that_has_them():
+    old = np.arange(20.0).reshape(5, 2, 2)
+    moved = trees.Moved(jnp.asarray(old), jnp.asarray([3, 7, 0]), jnp.full((3, 2, 2), -1.0))  # row 7 there is not
+    expected = old.copy()
+    expected[[0, 3]] = -1.0
+    tree = {"bank": moved, "other": jnp.ones(2)}
+    np.testing.assert_array_equal(trees.written(tree)["bank"], expected)
+    for condition, bank, other in ((True, expected, 1.0), (False, old, 0.0)):
+        chosen = trees.chosen(jnp.asarray(condition), tree, {"bank": jnp.asarray(old), "other": jnp.zeros(2)})
+        np.testing.assert_array_equal(chosen["bank"], bank)
+        np.testing.assert_array_equal(chosen["other"], other)
+
+
 @pytest.mark.parametrize("name", ["simclr", "dino"])
 def test_averaged_weights_are_what_evaluations_take(name, tmp_path):
     """optim.ema, against the average taken here in float64; the checkpoint's encoder is the average's; training is not touched."""

@@ -152,6 +152,43 @@ def test_what_a_tpu_keeps_on_the_chip_moves_as_it_is_fetched_and_put_back():
     assert moved == a + 2 * slab + (a + row) + (slab + index) + (slab + index) + a
 
 
+# Rows taken of a bank and written into it, in fusions and alone; and rows added to zeros, which are written whole.
+BANK = """
+ENTRY %main (bank: f32[1000,128], ids: s32[128], rows: f32[8,128]) -> f32[1000,128] {
+  %bank = f32[1000,128]{1,0:T(8,128)} parameter(0)
+  %ids = s32[128]{0:T(128)} parameter(1)
+  %rows = f32[8,128]{1,0:T(8,128)} parameter(2)
+  %own = f32[8,128]{1,0:T(8,128)} fusion(%bank, %ids), kind=kCustom, calls=%take
+  %others = f32[8,128]{1,0:T(8,128)} gather(%bank, %ids), offset_dims={1}
+  %sums = f32[1000,128]{1,0:T(8,128)} fusion(%rows, %ids), kind=kCustom, calls=%add
+  %once = f32[1000,128]{1,0:T(8,128)} fusion(%bank, %ids, %rows), kind=kCustom, calls=%put
+  ROOT %twice = f32[1000,128]{1,0:T(8,128)} scatter(%once, %ids, %rows), update_window_dims={1}
+}
+%take (p: f32[1000,128], i: s32[128]) -> f32[8,128] {
+  %p = f32[1000,128]{1,0:T(8,128)} parameter(0)
+  %i = s32[128]{0:T(128)} parameter(1)
+  ROOT %g = f32[8,128]{1,0:T(8,128)} gather(%p, %i), offset_dims={1}
+}
+%add (r: f32[8,128], i.1: s32[128]) -> f32[1000,128] {
+  %r = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %i.1 = s32[128]{0:T(128)} parameter(1)
+  %zeros = f32[1000,128]{1,0:T(8,128)} broadcast(%zero), dimensions={}
+  ROOT %s = f32[1000,128]{1,0:T(8,128)} scatter(%zeros, %i.1, %r), update_window_dims={1}
+}
+%put (p.1: f32[1000,128], i.2: s32[128], r.1: f32[8,128]) -> f32[1000,128] {
+  %p.1 = f32[1000,128]{1,0:T(8,128)} parameter(0)
+  %i.2 = s32[128]{0:T(128)} parameter(1)
+  %r.1 = f32[8,128]{1,0:T(8,128)} parameter(2)
+  ROOT %s.1 = f32[1000,128]{1,0:T(8,128)} scatter(%p.1, %i.2, %r.1), update_window_dims={1}
+}
+"""
+
+
+def test_of_a_bank_the_rows_that_are_taken_and_written_move():
+    rows, ids, bank = 8 * 128 * 4, 128 * 4, 1000 * 128 * 4
+    assert plan.traffic(BANK)[0] == 2 * (rows + ids + rows) + (rows + ids + bank) + 2 * (ids + rows + rows)
+
+
 def test_wrong_topologies_are_refused():
     for topology in ("v9:4x4", "v5e", "v5e:4xx4", "2*h100:8", "*v5e:4x4", ""):
         with pytest.raises(UserError, match="expected CHIP:SHAPE, e.g. v5e:16x16, h100:64, or"):

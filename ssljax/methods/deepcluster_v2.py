@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssljax import losses, networks
+from ssljax import losses, networks, trees
 from ssljax.errors import UserError
 from ssljax.fields import arg, module
 from ssljax.method import Method
@@ -49,6 +49,7 @@ class DeepClusterV2(Method):
 
     def _cluster(self, key, memory):
         """-> centroids (H, K, D), clusters int32 (H, N); k-means starts from images of the memory."""
+        memory = memory.written()
         known, found = jnp.any(memory != 0, axis=(1, 2)), []
         for h, own in enumerate(jax.random.split(key, self.clusterings)):
             z = memory[:, h % memory.shape[1]]
@@ -58,7 +59,7 @@ class DeepClusterV2(Method):
 
     def objective(self, params, extra, encodings, batch, s):
         z, ids, views = encodings["z"], batch["id"], batch["views"].shape[1]
-        memory = extra["memory"].at[ids].set(jax.lax.stop_gradient(z[:, :views]), mode="drop")
+        memory = trees.Moved(extra["memory"], ids, jax.lax.stop_gradient(z[:, :views]))
         as_it_is = lambda *_: (extra["centroids"], extra["assigned"])  # noqa: E731
         centroids, assigned = jax.lax.cond(s["cluster"] > 0, self._cluster, as_it_is, encodings["key"][0], memory)
         scores = jax.vmap(losses.cosines, in_axes=(None, 0))(z, centroids)  # (H, B, V + L, K)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssljax import config as configs
-from ssljax import losses, method, models, networks
+from ssljax import losses, method, models, networks, trees
 from ssljax.augment import geometry, mixing
 from ssljax.errors import UserError
 from ssljax.methods import cmc, cpc, instdisc, metric, mochi, pirl
@@ -21,7 +21,9 @@ def unit(*shape, seed=0):
 
 def test_a_bank_moves_the_rows_of_the_batch_and_no_other():
     bank, rows, ids = unit(7, 4), unit(2, 4, seed=1), np.array([5, 2])
-    after = np.asarray(networks.remember(jnp.asarray(bank), jnp.asarray(ids), jnp.asarray(rows), 0.3))
+    moved = networks.remember(jnp.asarray(bank), jnp.asarray(ids), jnp.asarray(rows), 0.3)
+    after = np.asarray(moved.written())
+    np.testing.assert_array_equal(moved.written(jnp.asarray(False)), bank)
     expected = bank.copy()
     moved = 0.3 * bank[ids] + 0.7 * rows
     expected[ids] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
@@ -35,6 +37,7 @@ def test_instdisc_tells_an_image_from_its_bank(noise):
     drawn = np.array([[1, 2, 3], [4, 4, 5], [6, 7, 8]])[:, :noise]
     extra = {"bank": jnp.asarray(bank), "log_mean": jnp.zeros(())}
     loss, (after, _) = m.objective({}, extra, {"v": jnp.asarray(v), "noise": jnp.asarray(drawn)}, {"id": jnp.asarray(ids)}, {})
+    after = trees.written(after)
     logits, own = v @ bank.T / 0.2, np.arange(3)
     if noise:
         noises = logits[:, drawn.reshape(-1)]
