@@ -30,7 +30,7 @@ def test_the_states_bytes_are_those_of_its_arrays():
     assert found["images_per_second"] == pytest.approx(config.batch / (found["flops"] / 494.5e12))  # float32 as TF32
 
 
-def test_a_quick_plan_holds_and_sends_the_same_and_leaves_the_traffic_out(monkeypatch):
+def test_a_quick_plan_leaves_the_traffic_out(monkeypatch):
     """Compiled for what is here, as if it were a pod."""
     monkeypatch.setattr(plan, "devices_of", lambda topology: (jax.devices()[:8], "v5e", 8))
     found = {}
@@ -230,7 +230,7 @@ def test_the_raw_batch_is_what_the_host_gives():
 @pytest.mark.quick
 def test_every_paper_scale_config_says_what_it_takes():
     """A pod, a mesh, memory and the ceiling, as `launch/bench/plans.py --write` puts them there."""
-    said = r"^Plan: v\w+:\d+x\d+(x\d+)?, \w+=\d+(,\w+=\d+)*: [\d.]+ of \d+ GiB a chip, at most [\d,]+ images/s \(.*\)\.$"
+    said = r"^Plan: v\w+:\d+x\d+(x\d+)?, \w+=\d+(,\w+=\d+)*: (about )?[\d.]+ of \d+ GiB a chip, at most [\d,]+ images/s \(.*\)\.$"
     large = [path for path in pathlib.Path("configs").glob("*.py") if "LEARNING" not in path.read_text()]
     assert len(large) > 80
     assert [path.name for path in large if not re.search(said, path.read_text(), re.M)] == []

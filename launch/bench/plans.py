@@ -2,7 +2,7 @@
 
     bash launch/plan.sh --help                                 # once: makes .venv-plan, which has the TPU's compiler
     .venv-plan/bin/python launch/bench/plans.py                # those without a row; one to six minutes each on two CPU cores
-    .venv-plan/bin/python launch/bench/plans.py --quick        # a minute each, without HBM's traffic: those without any row
+    .venv-plan/bin/python launch/bench/plans.py --quick        # a minute each, memory to a fifth or so: those without any row
     .venv-plan/bin/python launch/bench/plans.py --only dino --again
     .venv-plan/bin/python launch/bench/plans.py --write        # the rows' figures into the configs' docstrings; plans nothing
 
@@ -72,8 +72,10 @@ def measure(path):
 def line(row):
     """What a config's docstring says of its plan."""
     mesh = ",".join(f"{axis}={n}" for axis, n in row["mesh"].items() if n > 1)
-    bounded = row["bound"].replace("products", "matrix products") + ("" if "bytes" in row else "; HBM's traffic not counted")
-    return (f"{MARK}{row['topology']}, {mesh}: {row['total'] / 2**30:.1f} of {row['capacity'] / 2**30:.0f} GiB a chip, "
+    about, uncounted = ("", "") if "bytes" in row else ("about ", "; HBM's traffic not counted")
+    total, capacity = (row[name] / 2**30 for name in ("total", "capacity"))
+    bounded = row["bound"].replace("products", "matrix products") + uncounted
+    return (f"{MARK}{row['topology']}, {mesh}: {about}{total:.1f} of {capacity:.0f} GiB a chip, "
             f"at most {row['images_per_second']:,.0f} images/s ({bounded}).")  # fmt: skip
 
 
