@@ -4,7 +4,7 @@ python -m ssljax.train --config configs/align_uniform_resnet18_stl10.py --workdi
 
 Paper: linear accuracy 83.2 % (its code's figure) with a small AlexNet, in whose place there is a ResNet-18 here. No evaluation on the way,
 since the images have no labels: `python -m ssljax.evaluate --checkpoint ... --data tfds:stl10` afterwards.
-Plan: v5e:4x4, data=16: 0.9 of 16 GiB a chip, at most 118,349 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:4x4, data=16: 0.9 of 16 GiB a chip, at most 118,349 images/s (bfloat16 matrix products).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/colorization_resnet50_imagenet.py --workdir gs://BUCKET/colorization
 
 Paper: 31.5 % linear with an AlexNet; 39.6 % with a ResNet-50 in Goyal et al. 2019.
-Plan: v5e:4x4, data=16: 0.9 of 16 GiB a chip, at most 128,942 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:4x4, data=16: 0.8 of 16 GiB a chip, at most 93,317 images/s (HBM).
 """
 
 from ssljax import config as c

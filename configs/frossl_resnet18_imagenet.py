@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/frossl_resnet18_imagenet.py --workdir gs://BUCKET/frossl --distributed
 
 Paper: judges on ImageNet-100 and smaller sets and prints no number of this run, whose settings are in the authors' code.
-Plan: v5e:4x4, data=16: 0.7 of 16 GiB a chip, at most 145,578 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:4x4, data=16: 0.6 of 16 GiB a chip, at most 90,058 images/s (HBM).
 """
 
 from ssljax import config as c
