@@ -1,7 +1,7 @@
 """Every paper-scale config, compiled for a pod that fits it: HBM of a chip, ceiling on images/s, what bounds it.
 
     bash launch/plan.sh --help                                 # once: makes .venv-plan, which has the TPU's compiler
-    .venv-plan/bin/python launch/bench/plans.py                # those without a row; one to six minutes each on two CPU cores
+    .venv-plan/bin/python launch/bench/plans.py                # those without a row; one to eleven minutes each on two CPU cores
     .venv-plan/bin/python launch/bench/plans.py --quick        # a minute each, memory to a fifth or so: those without any row
     .venv-plan/bin/python launch/bench/plans.py --only dino --again
     .venv-plan/bin/python launch/bench/plans.py --write        # the rows' figures into the configs' docstrings; plans nothing

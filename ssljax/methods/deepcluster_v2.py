@@ -48,7 +48,7 @@ class DeepClusterV2(Method):
         return {"z": losses.normalise(z), "key": jnp.tile(r[1], (len(z), 1))}, {**extra, "stats": stats}
 
     def _cluster(self, key, memory):
-        """-> centroids (H, K, D), clusters int32 (H, N); k-means starts from images of the memory."""
+        """memory: Moved -> centroids (H, K, D), clusters int32 (H, N); k-means starts from images of the memory."""
         memory = memory.written()
         known, found = jnp.any(memory != 0, axis=(1, 2)), []
         for h, own in enumerate(jax.random.split(key, self.clusterings)):
