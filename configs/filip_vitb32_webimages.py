@@ -14,4 +14,4 @@ def get_config(arg=""):
     a = c.parse(arg, batch=10240, examples=10_000_000_000)
     encoder = webimages.VIT_B16 | dict(patch_size=32)
     text = webimages.TEXT | dict(causal=False, pool="gap")
-    return webimages.make(a, method=dict(name="filip", encoder=encoder, text=text, width=256))
+    return webimages.make(a, method=dict(name="filip", encoder=encoder, text=text, width=256, products="bfloat16"))

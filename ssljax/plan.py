@@ -29,6 +29,7 @@ flags.DEFINE_string("mesh", "", "data=64,fsdp=4,tensor=1; empty: the config's", 
 flags.DEFINE_integer("batch", 0, "global batch; 0: the config's", flag_values=FLAGS)
 flags.DEFINE_bool("search", False, "where it does not fit: recompute more, then halve the batch", flag_values=FLAGS)
 flags.DEFINE_bool("quick", False, "do not let the compiler work hard: memory to a fifth or so, no HBM traffic", flag_values=FLAGS)
+flags.DEFINE_integer("top", 0, "list so many places that send most, and that move most in HBM", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "end with one JSON line of the plan", flag_values=FLAGS)
 
 GIB = 2**30
@@ -87,7 +88,7 @@ def raw_shapes(built, batch):
     return {name: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype) for name, x in two.items()}
 
 
-def plan(config, topology, examples=1_281_167, quick=False):
+def plan(config, topology, examples=1_281_167, quick=False, top=0):
     """-> the plan's figures (dict): bytes a device by kind, FLOPs, traffic, collectives, bounds, whether it fits.
 
     quick: compile at the least effort. Less is fused, so that the traffic of HBM is not the real program's, and is left out; temporaries
@@ -122,7 +123,10 @@ def plan(config, topology, examples=1_281_167, quick=False):
         out["hbm"]["temporaries"] = memory.temp_size_in_bytes
         out["hbm"]["results beside the state"] = max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
         out["arguments"] = memory.argument_size_in_bytes
-        moved, out["collectives"] = traffic(compiled.as_text())
+        text = compiled.as_text()
+        moved, out["collectives"] = traffic(text)
+        if top:
+            out["largest"] = largest(text, top)
         if not quick:
             out |= {"bytes": moved, "intensity": flops / max(moved, 1), "ridge": peak / (bandwidth * 1e9)}
             seconds["HBM"] = moved / (bandwidth * 1e9)
@@ -159,29 +163,49 @@ def traffic(text):
     collectives; what the compiler keeps in a TPU's memory on the chip (VMEM) counts where it is fetched and put back, by the bytes that
     its tiles take, whose sides are padded to 8 and 128. Of n devices in a ring that hold B bytes in the end, a gather sends
     B (n - 1) / n, a scattered sum the same of what it is given, a sum twice that (Patarasu and Yuan 2009)."""
-    program = _Text(text)
     moved, sent = 0.0, dict.fromkeys(COLLECTIVES, 0.0)
+    for row, moves, sends in _run(_Text(text)):
+        moved += moves
+        for kind, size in sends:
+            sent[kind] += size
+    return moved, {kind: size for kind, size in sent.items() if size}
+
+
+def largest(text, count):
+    """Optimised HLO -> what moves most: {"HBM": [[bytes, where in the program], ...], "links": ...}, `count` of each.
+
+    Where: the path that JAX writes down for an instruction, of modules and transformations, and what the instruction does there."""
+    found = {"HBM": {}, "links": {}}
+    for row, moves, sends in _run(_Text(text)):
+        for kind, what, size in [("HBM", row.operation, moves)] + [("links", *sent) for sent in sends]:
+            where = f"{row.origin or row.name}: {what}"
+            found[kind][where] = found[kind].get(where, 0.0) + size
+    order = lambda sizes: sorted(([size, where] for where, size in sizes.items() if size), reverse=True)[:count]  # noqa: E731
+    return {kind: order(sizes) for kind, sizes in found.items()}
+
+
+def _run(program):
+    """-> (instruction, bytes of HBM that it moves, [(kind of collective, bytes sent)]) of each, over all the times that it is run."""
 
     def walk(computation, times):
-        nonlocal moved
         channels = set()  # one collective may be taken in steps, by several fusions; those of a `shard_map` all have one channel
         for row in program.computations.get(computation, {}).values():
             if row.operation == "while":
-                walk(row.named("body"), times * program.turns(row))
+                yield from walk(row.named("body"), times * program.turns(row))
             elif row.operation == "conditional":
                 branches = row.named("branch_computations") or row.named("true_computation")
-                walk(branches.split(",")[0].strip(" %"), times)
+                yield from walk(branches.split(",")[0].strip(" %"), times)
             elif row.operation == "call":
-                walk(row.named("to_apply"), times)
+                yield from walk(row.named("to_apply"), times)
             else:
+                sends = []
                 for kind, channel, size in program.sends(row):
                     if not row.named("calls") or channel not in channels:
-                        sent[kind] += times * size
+                        sends.append((kind, times * size))
                         channels.add(channel)
-                moved += times * program.moves(row)
+                yield row, times * program.moves(row), sends
 
-    walk(program.entry, 1)
-    return moved, {kind: size for kind, size in sent.items() if size}
+    yield from walk(program.entry, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +222,12 @@ class _Row:
         """The computation, or list of them, that an attribute names; "" if there is none."""
         found = re.search(rf"{attribute}=(?:%([\w.-]+)|\{{([^}}]*)\}}|([\w.-]+))", self.rest)
         return next(filter(None, found.groups())) if found else ""
+
+    @property
+    def origin(self):
+        """Where in the program it comes from, "" if that is not written."""
+        found = re.search(r'op_name="([^"]*)"', self.rest)
+        return found[1] if found else ""
 
 
 class _Text:
@@ -350,11 +380,11 @@ def arrays_of(shape):
         yield _Array(tuple(sides), width * math.prod(sides), width * math.prod(padded), "S(" not in layout)
 
 
-def search(config, topology, say, quick=False):
+def search(config, topology, say, **options):
     """The plan with the least recomputation, then the largest batch, that fits; says why at each step."""
     from ssljax.models.layers import REMAT
 
-    found = plan(config, topology, quick=quick)
+    found = plan(config, topology, **options)
     say(found)
     policies = list(REMAT)
     towers = [tower for tower in ("encoder", "text", "decoder") if tower in config.method and "remat" in config.method[tower]]
@@ -366,13 +396,13 @@ def search(config, topology, say, quick=False):
         for tower in towers:
             config.method[tower].remat = policy
         print(f"{found['total'] / GIB:.1f} of {found['capacity'] / GIB:.0f} GiB: does not fit; with remat={policy}:")
-        found = plan(config, topology, quick=quick)
+        found = plan(config, topology, **options)
         say(found)
     shards = found["mesh"]["data"] * found["mesh"]["fsdp"]
     while not found["fits"] and config.batch % (2 * shards) == 0:
         config.batch //= 2
         print(f"{found['total'] / GIB:.1f} of {found['capacity'] / GIB:.0f} GiB: does not fit; with half the batch, {config.batch}:")
-        found = plan(config, topology, quick=quick)
+        found = plan(config, topology, **options)
         say(found)
     if not found["fits"]:
         raise UserError(
@@ -401,6 +431,9 @@ def tell(found):
     for kind, size in found.get("collectives", {}).items():
         print(f"  {kind:28} {size / 2**20:10.1f} MiB a device and step")
     times = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in found["seconds"].items())
+    for kind, rows in found.get("largest", {}).items():
+        for size, where in rows:
+            print(f"  {kind:5} {size / 2**20:10.1f} MiB  {where}")
     print(f"  bounds: {times}; so {found['bound']} bounds it, at most {found['images_per_second']:,.0f} images/s")
 
 
@@ -418,7 +451,7 @@ def main(argv):
     if parts_of(FLAGS.topology)[1] in GPUS:
         cli.fake_devices(devices_of(FLAGS.topology)[2])
     make = functools.partial(search, say=tell) if FLAGS.search else plan
-    found = make(config, FLAGS.topology, quick=FLAGS.quick)
+    found = make(config, FLAGS.topology, quick=FLAGS.quick, top=FLAGS.top)
     if not FLAGS.search:
         tell(found)
     if FLAGS.json:

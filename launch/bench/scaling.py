@@ -60,9 +60,8 @@ def hops(batch, width, chips):
     from ssljax.losses import pairs, streaming
 
     layout = streaming.Layout(types.SimpleNamespace(shape={"data": chips // FSDP, "fsdp": FSDP}), ("data", "fsdp"))
-    _, schedule = pairs._plan("auto", batch, batch, width, "float32", layout, half=False)
-    rows, columns = layout.grid
-    return rows - 1 + columns - 1 if schedule == "grid" else chips - 1
+    _, schedule = pairs.choose("auto", batch, batch, width, "float32", layout, half=False)
+    return chips - 1 if schedule == "gather" else chips // schedule - 1 + schedule - 1
 
 
 def measure(method, chips):

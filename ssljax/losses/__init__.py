@@ -20,7 +20,6 @@ from ssljax.losses.contrastive import (
     detcon,
     distill_clip,
     enqueue,
-    filip,
     hard_negative_nce,
     hardest,
     info_nce,
@@ -107,6 +106,7 @@ from ssljax.losses.selfdistill import (
     update_centre,
 )
 from ssljax.losses.sigmoid import siglip
+from ssljax.losses.tokens import filip
 
 __all__ = [
     "across_crops",

@@ -451,27 +451,3 @@ def enqueue(queue, pointer, keys, *, overflow="wrap"):
     else:
         end = jnp.where(end >= size, 0, end)
     return queue.at[rows].set(keys.astype(queue.dtype), mode="drop"), jnp.asarray(end, jnp.int32)
-
-
-def filip(patches, words, valid, logit_scale):
-    """CLIP's cross-entropy over token-wise similarities (FILIP, Yao et al. 2021, equations 3 to 5).
-
-    image to text: s_ij = mean over patches n of max over words t of x_in . y_jt;  text to image: mean over words of max over patches
-
-    patches: (B, N, D), words: (B, T, D), of unit norm. valid: bool (B, T), words that are no padding. logit_scale: scalar. A row of
-    images at a time, computed again for the gradient: memory O(B N T), not O(B^2 N T). -> float32 scalar.
-    """
-    patches, words, valid = patches.astype(jnp.float32), words.astype(jnp.float32), valid.astype(bool)
-    count = jnp.maximum(valid.sum(-1), 1)
-
-    @jax.checkpoint
-    def row(x):  # one image (N, D) against all texts -> both similarities (B,)
-        s = jnp.einsum("nd,btd->bnt", x, words, precision="highest")
-        best_word = jnp.where(valid[:, None], s, -jnp.inf).max(-1)  # (B, N)
-        best_patch = jnp.where(valid, s.max(1), 0.0)  # (B, T)
-        return best_word.mean(-1), best_patch.sum(-1) / count
-
-    to_text, to_image = jax.lax.map(row, patches)  # (B, B), images down
-    at = jnp.arange(len(patches))
-    right = lambda s: jnp.mean(jax.nn.logsumexp(logit_scale * s, axis=-1) - logit_scale * s[at, at])  # noqa: E731
-    return (right(to_text) + right(to_image.T)) / 2

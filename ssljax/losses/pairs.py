@@ -3,6 +3,7 @@
     statistics   log-sum-exps and sums of the logits along rows and columns (softmax losses): a loss is then a formula of vectors
     pair_sum     the sum over all pairs of a logistic loss of each (sigmoid losses)
     nearest      of every row the row most like it, of a set with itself (KoLeo)
+    column_products   the sum of squares of all products of columns, by those of rows (Barlow Twins, VICReg)
 
 All are differentiable functions of global arrays. Gradients are formed blockwise too, by a `custom_vjp` that stands outside of
 `shard_map`, so no collective is ever transposed. With M = 2 N M' D FLOPs of one matrix of logits (N x M' pairs, width D):
@@ -11,6 +12,7 @@ All are differentiable functions of global arrays. Gradients are formed blockwis
                  log-sum-exps is all that is asked (a queue of keys); half of each where a set is paired with itself
     pair_sum     3 M: its gradient needs nothing that the first visit does not know
     nearest      2 M: the second visit adds up, with ones and zeros, what comes back to a row from those that it is nearest to
+    column_products   2 M for a set with itself, 4 M for two, in one visit
 """
 
 import dataclasses
@@ -253,7 +255,7 @@ def statistics(x, y, scale, *, rows, columns=(), labels=None, teacher=None, impl
     own = tuple(_attributes(n, xl, view) for view in range(len(views)))
     visit = None if half else _attributes(len(y), yl)
     rows_all = n * len(views)
-    keep, schedule = _plan(impl, rows_all, rows_all if half else len(y), d, views[0].dtype, layout, half)
+    keep, schedule = choose(impl, rows_all, rows_all if half else len(y), d, views[0].dtype, layout, half)
     plan = Plan(rows, columns, keep, schedule, half)
     scale = jnp.asarray(scale, _wide(views[0]))
     return _statistics(plan, views, None if half else y, scale, teacher, own, visit)
@@ -264,19 +266,21 @@ def _attributes(length, labels, view=0):
     return attributes if labels is None else {**attributes, "label": labels}
 
 
-def _plan(impl, n, m, d, dtype, layout, half):
-    """-> whether the logits are kept, and the schedule."""
+def choose(impl, n, m, d, dtype, layout, half):
+    """-> whether the logits are kept, and `sweep`'s schedule. d: numbers of a row."""
     devices = layout.size if layout else 1
     logits = 4 * n * m // (2 if half else 1)
     keep = impl == "auto" and (logits // devices <= KEEP_BYTES or (sharding.platform() == "cpu" and logits <= CPU_KEEP_BYTES))
+    if impl == "grid" and layout:
+        return keep, layout.columns()
     if impl != "auto" or devices == 1 or half:
-        return keep, "grid" if impl == "grid" else "ring"
-    # A ring is a matter of latency: gather own rows, or as many as a grid asks for, where they and their accumulators are no
-    # larger than kept logits may be anywhere.
+        return keep, 1
+    # A ring is a matter of latency, and of what it sends: gather own rows, or as many as a grid can hold, where they and their
+    # accumulators are no larger than kept logits may be anywhere.
     gathered = n // devices * d * (jnp.dtype(dtype).itemsize + 4)
     if devices * gathered <= KEEP_BYTES:
         return keep, "gather"
-    return keep, "grid" if devices >= 16 and layout.grid[1] * gathered <= KEEP_BYTES else "ring"
+    return keep, layout.columns(KEEP_BYTES // gathered) if devices >= 16 else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,7 +290,7 @@ class Plan:
     rows: tuple
     columns: tuple
     keep: bool
-    schedule: str
+    schedule: str | int
     half: bool
 
     def specs(self, stats):
@@ -299,10 +303,10 @@ class Plan:
         return type(first) is lse and all(stat == total("same") for stat in rest) and not self.columns and not self.half
 
     def combine(self, p, q, scale):
-        return _named(stat.combine(_of(p, i), _of(q, i), scale) for i, stat in enumerate(self.rows))
+        return _named(stat.combine(of(p, i), of(q, i), scale) for i, stat in enumerate(self.rows))
 
 
-def _of(states, i):
+def of(states, i):
     """The entries of statistic i."""
     return {name.partition("/")[2]: value for name, value in states.items() if name.startswith(f"{i}/")}
 
@@ -312,16 +316,21 @@ def _named(parts):
     return {f"{i}/{name}": value for i, part in enumerate(parts) for name, value in part.items()}
 
 
-def _update(stats, states, *block):
+def update(stats, states, *block):
     """Every statistic with one block more."""
-    return _named(stat.update(_of(states, i), *block) for i, stat in enumerate(stats))
+    return _named(stat.update(of(states, i), *block) for i, stat in enumerate(stats))
 
 
-def _finish(stats, states, scale):
+def weights(stats, states, slopes, size):
+    """What `gradient` needs of every statistic's rows, by the loss's slopes in what the statistics say."""
+    return _named(stat.weights(of(states, i), slope, size) for i, (stat, slope) in enumerate(zip(stats, slopes, strict=True)))
+
+
+def finish(stats, states, scale):
     """States, for a tuple of views one of each -> what the statistics say, the views' rows one after the other."""
     states = states if isinstance(states, tuple) else (states,)
     scale = jnp.abs(scale)
-    each = [[stat.finish(_of(view, i), scale) for i, stat in enumerate(stats)] for view in states]
+    each = [[stat.finish(of(view, i), scale) for i, stat in enumerate(stats)] for view in states]
     return each[0] if len(each) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts) if parts[0].ndim else parts[0], *each)
 
 
@@ -332,7 +341,7 @@ def _wide(x):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _statistics(plan, views, y, scale, teacher, own, visit):
     rows, columns, _ = _visit_logits(plan, _sides(plan, views, y, teacher, own, visit), scale, keep=False)
-    return _finish(plan.rows, rows, scale), _finish(plan.columns, columns, scale)
+    return finish(plan.rows, rows, scale), finish(plan.columns, columns, scale)
 
 
 def _sides(plan, views, y, teacher, own, visit, own_weights=None, visit_weights=None):
@@ -358,8 +367,8 @@ def _visit_logits(plan, sides, scale, keep):
         products = dot(a["z"], b["z"])
         seen = (shared["sign"] * products, shared["scale"], a, b, fresh)
         if column is not None:
-            column = _update(plan.rows if plan.half else plan.columns, column, *seen, 0)
-        return _update(plan.rows, row, *seen, 1), column, products if keep else None
+            column = update(plan.rows if plan.half else plan.columns, column, *seen, 0)
+        return update(plan.rows, row, *seen, 1), column, products if keep else None
 
     def combine(shared, p, q):
         return plan.combine(p, q, shared["scale"])
@@ -379,7 +388,7 @@ def _statistics_forward(plan, *args):
     else:
         rows, columns, residuals["kept"] = _visit_logits(plan, sides, scale, keep=plan.keep)
     residuals |= {"rows": rows, "columns": columns}
-    return (_finish(plan.rows, rows, scale), _finish(plan.columns, columns, scale)), residuals
+    return (finish(plan.rows, rows, scale), finish(plan.columns, columns, scale)), residuals
 
 
 def _primal(leaf):
@@ -396,7 +405,7 @@ def _visit_once(plan, sides, scale):
 
     def block(shared, a, b, row, column, fresh, kept):
         u, scale = shared["sign"] * dot(a["z"], b["z"]), shared["scale"]
-        new = _update(plan.rows, row, u, scale, a, b, fresh, 1)
+        new = update(plan.rows, row, u, scale, a, b, fresh, 1)
         e = jnp.exp(scale * (u - _finite(new["0/max"])[:, None]))
         e = _where(_mask(stat.mask, a, b, fresh), e, 0.0)
         return new | {"mean": rescaled(row, new["0/max"], scale) + slope_dot(e, b["z"], (1, 0))}, column, None
@@ -422,14 +431,11 @@ def _statistics_backward(plan, residuals, cotangents):
             dx = dx + (jnp.sign(scale) * slope / size)[:, None] * y
         return ((scale * dx).astype(views[0].dtype),), None, jnp.sum(views[0] * dx), None, None, None
 
-    def weights(stats, states, slopes):
-        return _named(stat.weights(_of(states, i), slope, size) for i, (stat, slope) in enumerate(zip(stats, slopes, strict=True)))
-
     def block(shared, a, b, row, column, fresh, products):
         products = dot(a["z"], b["z"]) if products is None else products
         u = shared["sign"] * products
         sides = ((a, 1, plan.rows), (b, 0, plan.rows if plan.half else plan.columns))
-        each = [(stat, _of(side["weights"], i), axis) for side, axis, stats in sides for i, stat in enumerate(stats)]
+        each = [(stat, of(side["weights"], i), axis) for side, axis, stats in sides for i, stat in enumerate(stats)]
         g = sum(stat.gradient(w, u, shared["scale"], a, b, fresh, axis) for stat, w, axis in each)
         row, column = _gradients(g, products, a, b, row, column)
         if "teacher" in row:
@@ -440,8 +446,8 @@ def _statistics_backward(plan, residuals, cotangents):
 
     states = residuals["rows"] if isinstance(residuals["rows"], tuple) else (residuals["rows"],)
     of_view = [jax.tree.map(lambda s, k=k: jnp.split(s, len(views))[k] if s.ndim else s, row_slopes) for k in range(len(views))]
-    row_weights = [weights(plan.rows, state, slopes) for state, slopes in zip(states, of_view, strict=True)]
-    column_weights = weights(plan.columns, residuals["columns"], column_slopes)
+    row_weights = [weights(plan.rows, state, slopes, size) for state, slopes in zip(states, of_view, strict=True)]
+    column_weights = weights(plan.columns, residuals["columns"], column_slopes, size)
     taught = [{"teacher": (0.0, (t.shape[1],))} for t in teacher] if "teacher" in wants else [{}, {}]
     rows, columns, _ = _sweep(
         plan,
@@ -502,7 +508,7 @@ def pair_sum(x, y, scale, offset, *, positives="same", count="all", labels=None,
         own, visit = own | {"target": targets[0]}, visit | {"target": targets[1]}
     layout = streaming.layout_of(x, y)
     streaming.check_divides(layout, x=len(x), y=len(y))
-    _, schedule = _plan(impl, len(x), len(y), x.shape[1], x.dtype, layout, half=False)
+    _, schedule = choose(impl, len(x), len(y), x.shape[1], x.dtype, layout, half=False)
     scale, offset = jnp.asarray(scale, _wide(x)), jnp.asarray(offset, _wide(x))
     plan = PairPlan(positives if targets is None else None, count, schedule, offset.ndim == 0, (x.dtype, y.dtype))
     return _pair_sum(plan, x, y, scale, offset, own, visit)
@@ -514,7 +520,7 @@ class PairPlan:
 
     positives: str | None
     count: str
-    schedule: str
+    schedule: str | int
     one_offset: bool
     dtypes: tuple  # of x and y
 
@@ -594,7 +600,7 @@ def nearest(z, impl="auto"):
     check_impl(impl)
     layout = streaming.layout_of(z)
     streaming.check_divides(layout, z=len(z))
-    return _nearest(_plan(impl, len(z), len(z), z.shape[1], z.dtype, layout, half=False)[1], z)
+    return _nearest(choose(impl, len(z), len(z), z.shape[1], z.dtype, layout, half=False)[1], z)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -636,3 +642,52 @@ def _nearest_backward(schedule, found, cotangent):
 
 
 _nearest.defvjp(_visit_nearest, _nearest_backward)
+
+
+# ------------------------------------------------------------------------------------------------------- column_products
+def column_products(x, y=None, impl="auto"):
+    """sum_cd (sum_i x_ic y_id)^2, the squares of the products of all columns of x with all of y, or of x with itself. -> scalar.
+
+    By the products of rows, sum_ij (x_i . x_j) (y_i . y_j), so that no matrix of columns is formed or summed over devices: cheaper where
+    rows are fewer than columns. x: (N, D). y: (N, E). Gradients flow into both, and are formed in the same visit. Raises UserError
+    where the devices do not divide N.
+    """
+    check_impl(impl)
+    layout = streaming.layout_of(x)
+    streaming.check_divides(layout, **{"a batch": len(x)})
+    both = {"x": x} if y is None else {"x": x, "y": y}
+    width = sum(z.shape[1] for z in both.values())
+    return _column_products(choose(impl, len(x), len(x), width, x.dtype, layout, half=False)[1], both)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _column_products(schedule, both):
+    return jnp.sum(_visit_rows(schedule, both, wants=False)["sum"])
+
+
+def _visit_rows(schedule, both, wants):
+    def block(shared, a, b, row, column, fresh, kept):
+        products = {name: _where(fresh, dot(a[name], b[name]), 0.0) for name in a}
+        found = {"sum": row["sum"] + (products["x"] * products.get("y", products["x"])).sum(1)}
+        if wants:  # the slope in one side's product of two rows is the other side's
+            slopes = {"x": products.get("y", products["x"]), "y": products["x"]}
+            found |= {name: row[name] + slope_dot(slopes[name], b[name], (1, 0)) for name in a}
+        return found, column, None
+
+    specs = {"sum": (0.0, ())} | ({name: (0.0, (z.shape[1],)) for name, z in both.items()} if wants else {})
+    return streaming.sweep(block, {}, both, both, specs, {}, schedule=schedule, dtype=_wide(both["x"]))[0]
+
+
+def _column_products_forward(schedule, both):
+    rows = _visit_rows(schedule, both, wants=True)
+    times = 4.0 / len(both)  # each pair of rows is there both ways round; of a set with itself both sides are x
+    slopes = {name: times * rows[name] for name in both}
+    return jnp.sum(rows["sum"]), (slopes, jax.tree.map(lambda z: jnp.zeros((0,), z.dtype), both))
+
+
+def _column_products_backward(schedule, residuals, cotangent):
+    slopes, like = residuals
+    return ({name: (cotangent * slope).astype(like[name].dtype) for name, slope in slopes.items()},)
+
+
+_column_products.defvjp(_column_products_forward, _column_products_backward)

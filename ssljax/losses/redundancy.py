@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from ssljax.errors import UserError
+from ssljax.losses import streaming
 from ssljax.losses.contrastive import normalise, nt_xent, similarities
-from ssljax.losses.pairs import check_impl, dot, lse, statistics
+from ssljax.losses.pairs import check_impl, column_products, dot, lse, statistics
 
 
 def _float32(*arrays):
@@ -28,6 +29,14 @@ def _at_least_two(views, what):
         raise UserError(f"{what} compares views: got {len(views)}, expected at least 2")
 
 
+def _by_rows(*sides):
+    """Whether the squares of the products of columns are cheaper by those of rows (`column_products`): where the rows (N, D) of all
+    sides together are no more than the columns, and the devices divide them."""
+    rows, *columns = sides[0].shape
+    layout = streaming.layout_of(*sides)
+    return len(columns) == 1 and len(sides) * rows <= columns[0] and (layout is None or rows % layout.size == 0)
+
+
 # ----------------------------------------------------------------------------------------------------- cross-correlation
 def barlow_twins(z0, z1, *, off_diagonal=0.005, scale=1.0, eps=1e-5):
     """Cross-correlation of two views, pulled to the identity (Barlow Twins, Zbontar et al. 2021, equations 1 and 2, Algorithm 1).
@@ -39,6 +48,10 @@ def barlow_twins(z0, z1, *, off_diagonal=0.005, scale=1.0, eps=1e-5):
     -> float32 scalar.
     """
     z0, z1 = ((z - z.mean(0)) * jax.lax.rsqrt(z.var(0) + eps) for z in _float32(z0, z1))
+    if _by_rows(z0, z1):
+        diagonal = jnp.mean(z0 * z1, axis=0)
+        others = column_products(z0, z1) / len(z0) ** 2 - jnp.sum(jnp.square(diagonal))
+        return scale * (jnp.sum(jnp.square(diagonal - 1)) + off_diagonal * others)
     c = dot(z0, z1, (0, 0)) / len(z0)
     on = jnp.eye(len(c), dtype=bool)
     return scale * jnp.sum(jnp.where(on, jnp.square(c - 1), off_diagonal * jnp.square(c)))
@@ -61,6 +74,9 @@ def covariance_penalty(z):
     """
     z = z.astype(jnp.float32)
     z = z - z.mean(0)
+    if _by_rows(z):
+        others = column_products(z) - jnp.sum(jnp.square(jnp.sum(jnp.square(z), axis=0)))
+        return others / (len(z) - 1) ** 2 / z.shape[1]
     covariance = jnp.einsum("b...c,b...d->...cd", z, z, precision="highest") / (len(z) - 1)
     return jnp.mean(jnp.sum(jnp.square(_off_diagonal(covariance)), axis=(-2, -1))) / z.shape[-1]
 

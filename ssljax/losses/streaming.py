@@ -28,6 +28,7 @@ from ssljax import sharding
 from ssljax.errors import UserError
 
 BLOCK = 512  # rows of a block: its logits take 1 MiB
+SETS_BLOCK = 2048  # vectors of a block whose rows are sets of them: few rows, and what is made of 16 MiB of products is small
 GPU_BLOCK = 8192  # on a GPU, where a block is several kernels, and a small one is over before the next is launched
 REPLICATED_AXIS = "tensor"  # the one mesh axis that a batch is not split over
 
@@ -44,11 +45,10 @@ class Layout:
     def size(self):
         return math.prod(self.mesh.shape[axis] for axis in self.axes)
 
-    @property
-    def grid(self):
-        """(R, C) with R * C = size, C the largest divisor not above its root."""
-        columns = max(c for c in range(1, math.isqrt(self.size) + 1) if self.size % c == 0)
-        return self.size // columns, columns
+    def columns(self, most=None):
+        """C of a grid of R x C devices: the largest divisor of their number not above its root, nor above `most` where that is given."""
+        most = min(math.isqrt(self.size), self.size if most is None else most)
+        return max([1] + [c for c in range(2, most + 1) if self.size % c == 0])
 
     def index(self):
         return lax.axis_index(self.axes)
@@ -115,12 +115,13 @@ def check_divides(layout, **sizes):
 # --------------------------------------------------------------------------------------------------------------- blocks
 class _Blocks:
     """The rows of a tree as blocks of one static size. The last one ends with the rows: where it overlaps the one before, its
-    rows are not fresh, and count for nothing. A tuple of views shares a block."""
+    rows are not fresh, and count for nothing. A tuple of views shares a block, and so do the vectors of rows that are sets of them."""
 
     def __init__(self, tree, least=1):
         self.length = _length(tree)
-        block = GPU_BLOCK if sharding.platform() == "gpu" else BLOCK
-        most = max(block // (len(tree) if isinstance(tree, tuple) else 1), 1)
+        members = max(math.prod(leaf.shape[1:-1]) for leaf in jax.tree.leaves(tree))
+        block = GPU_BLOCK if sharding.platform() == "gpu" else BLOCK if members == 1 else SETS_BLOCK
+        most = max(block // (len(tree) if isinstance(tree, tuple) else 1) // members, 1)
         self.count = max(-(-self.length // most), min(least, self.length), 1)
         self.size = -(-self.length // self.count)
 
@@ -272,9 +273,9 @@ def _ring(block, own, visit, rows, columns, kept, layout, grid):
     return rows, columns, (out_away, out_home)
 
 
-def _grid(block, own, visit, rows, columns, kept, layout, combine):
-    """Own rows gathered along the grid's C, visitors through its R, then own rows' accumulators back to their owners."""
-    length, width = layout.grid
+def _grid(block, own, visit, rows, columns, kept, layout, width, combine):
+    """Own rows gathered along the grid's C, `width`, visitors through its R, then own rows' accumulators back to their owners."""
+    length = layout.size // width
     along = lambda tree: layout.send(tree, lambda i: i // width * width + (i % width + 1) % width)  # noqa: E731
     if width == 1:
         return _ring(block, own, visit, rows, columns, kept, layout, (length, 1))
@@ -366,7 +367,7 @@ def add(shared, a, b):
     return jax.tree.map(jnp.add, a, b)
 
 
-def sweep(block, shared, own, visit, rows, columns, *, kept=None, combine=add, schedule="ring", dtype=jnp.float32):
+def sweep(block, shared, own, visit, rows, columns, *, kept=None, combine=add, schedule=1, dtype=jnp.float32):
     """Visit all pairs of own (N rows) and visit (M rows). -> rows (N, ...), columns (M, ...), kept.
 
     block(shared, a, b, row, column, fresh, kept) -> row, column, out: a and row are blocks of own and its accumulators, b and
@@ -376,7 +377,7 @@ def sweep(block, shared, own, visit, rows, columns, *, kept=None, combine=add, s
     shared: arrays that every device holds whole. own, visit: dicts of arrays whose rows are split over the devices; with visit=None
     own may be a tuple of dicts, views of the same examples, which are never copied into one: rows is then a tuple as well.
     rows, columns: {name: (initial value, shape of a row)}, of `dtype`. combine(shared, p, q): how two partial accumulators become one.
-    schedule: "ring", "grid" or "gather".
+    schedule: "gather", or how many columns C the grid of devices has; 1 is the ring.
     """
     layout = layout_of(*jax.tree.leaves((own, visit)))
     check_divides(layout, x=_length(own), **({} if visit is None else {"y": _length(visit)}))
@@ -400,9 +401,7 @@ def sweep(block, shared, own, visit, rows, columns, *, kept=None, combine=add, s
             return _blockwise(bound, own, visit, initial, gathered, kept)
         if schedule == "gather":
             return _gathered(bound, own, visit, initial, gathered, kept, layout, None if combine is add else merge)
-        if schedule == "grid":
-            return _grid(bound, own, visit, initial, gathered, kept, layout, merge)
-        return _ring(bound, own, visit, initial, gathered, kept, layout, (layout.size, 1))
+        return _grid(bound, own, visit, initial, gathered, kept, layout, schedule, merge)
 
     if layout is None:
         return local(shared, own, visit, kept)

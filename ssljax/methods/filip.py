@@ -22,6 +22,7 @@ class FILIP(Method):
     width: int = arg(256, "width in which patches and words are compared")
     init_temperature: float = arg(0.07, "temperature at the start; the logarithm of its inverse, the logit scale, is learned")
     max_scale: float = arg(100.0, "the logit scale is held at or below it")
+    products: str = arg("float32", "dtype that patches and words are sent and multiplied in", one_of=("float32", "bfloat16"))
 
     def init(self, rng, batch):
         r = jax.random.split(rng, 3)
@@ -46,7 +47,8 @@ class FILIP(Method):
 
     def objective(self, params, extra, encodings, batch, s):
         scale = towers.scale(params, self.max_scale)
-        loss = losses.filip(encodings["patches"], encodings["words"], batch["text"] != 0, scale)
+        patches, words = (encodings[name].astype(self.products) for name in ("patches", "words"))
+        loss = losses.filip(patches, words, batch["text"] != 0, scale)
         return loss, (extra, {"logit_scale": scale})
 
     def embed(self, params, extra, batch):

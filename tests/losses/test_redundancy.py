@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ssljax import losses
 from ssljax.errors import UserError
+from ssljax.metrics import count_flops
 from tests.losses.numeric import check, finite, normal, unit
 
 
@@ -157,3 +158,30 @@ def test_statistics_are_of_the_global_batch():
     split = jax.device_put(z, NamedSharding(mesh, PartitionSpec(None, "data")))
     for ours, expected in zip(jax.tree.leaves(every(split)), jax.tree.leaves(every(z)), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
+def barlow_twins(x, y):
+    x, y = ((z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5) for z in (x, y))
+    c = x.T @ y / len(x)
+    return np.sum((np.diag(c) - 1) ** 2) + 0.005 * np.sum((c - np.diag(np.diag(c))) ** 2)
+
+
+def covariance_penalty(z):
+    c = np.cov(z.T)
+    return np.sum((c - np.diag(np.diag(c))) ** 2) / len(c)
+
+
+WIDE = {"barlow_twins": (losses.barlow_twins, barlow_twins, 2), "covariance_penalty": (losses.covariance_penalty, covariance_penalty, 1)}
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("name", WIDE)
+def test_more_columns_than_rows(name, devices):
+    """The products are then of rows: the definition, and 4 M of M = 2 N N D FLOPs for two sides, 2 M for one."""
+    loss, definition, sides = WIDE[name]
+    args = [normal(16, 40, seed=i) + normal(16, 40) for i in range(sides)]
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        check(loss, definition, *args)
+        gradient = jax.grad(lambda *z: loss(*z), tuple(range(sides)))
+        assert count_flops(gradient, *(jnp.asarray(z, jnp.float32) for z in args)) == sides * 2 * (2 * 16 * 16 * 40)

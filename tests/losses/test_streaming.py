@@ -31,6 +31,8 @@ LABELS = jnp.asarray(np.random.default_rng(4).integers(0, 7, BATCH), jnp.int32)
 SOFT = jax.nn.softmax(3 * unit(BATCH, 5, 4))
 QUEUE = unit(40, 6)  # eight devices divide it
 RAGGED_QUEUE = unit(37, 7)
+PATCHES, SENTENCES = unit(BATCH * 5, 8).reshape(BATCH, 5, WIDTH), unit(BATCH * 4, 9).reshape(BATCH, 4, WIDTH)
+WORDS = jnp.asarray(np.arange(4) < np.random.default_rng(10).integers(1, 5, (BATCH, 1)))
 SCALE, BIAS = jnp.float32(9.0), jnp.float32(-3.0)
 
 OBJECTS = [LABELS.reshape(6, 4) % 3, LABELS.reshape(6, 4) // 3]
@@ -44,6 +46,7 @@ def regions(views):
 LOSSES = {
     "clip_softmax": (losses.clip_softmax, (X, Y, SCALE)),
     "unicl": (lambda x, y, scale, impl: losses.unicl(x, y, LABELS, scale, impl=impl), (X, Y, SCALE)),
+    "filip": (lambda x, y, scale, impl: losses.filip(x, y, WORDS, scale, impl=impl), (PATCHES, SENTENCES, SCALE)),
     "distill_clip": (losses.distill_clip, (X, Y, SCALE, U, V, jnp.float32(5.0))),
     "info_nce": (lambda q, k, t, impl: losses.info_nce(q, k, temperature=t, impl=impl), (X, Y, 1 / SCALE)),
     "info_nce, constant keys": (lambda q, impl: losses.info_nce(q, Y, temperature=0.2, impl=impl), (X,)),
@@ -74,6 +77,7 @@ LOSSES = {
 def small_blocks(monkeypatch):
     """Blocks of 5 rows: several a device, the last one ragged."""
     monkeypatch.setattr(streaming, "BLOCK", 5)
+    monkeypatch.setattr(streaming, "SETS_BLOCK", 25)
 
 
 @functools.cache
@@ -107,25 +111,25 @@ def test_streamed_on_eight_devices_is_dense_on_one(name):
     check(name, "stream", mesh_of(data=4, fsdp=2))
 
 
-@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent", "siglip", "info_nce, queue", "koleo"])
+@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent", "siglip", "info_nce, queue", "koleo", "filip"])
 @pytest.mark.parametrize("sizes", [{"data": 2}, {"data": 3}, {"data": 4}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
 def test_any_mesh(name, sizes, small_blocks):
     check(name, "stream", mesh_of(**sizes))
 
 
-@pytest.mark.parametrize("name", ["clip_softmax", "siglip", "info_nce, constant keys", "distill_clip", "koleo"])
+@pytest.mark.parametrize("name", ["clip_softmax", "siglip", "info_nce, constant keys", "distill_clip", "koleo", "filip"])
 def test_the_grid_is_the_ring(name, small_blocks):
     check(name, "grid", mesh_of(data=8))
 
 
-@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent", "siglip", "info_nce, constant keys", "distill_clip", "koleo"])
+@pytest.mark.parametrize("name", ["clip_softmax", "nt_xent", "siglip", "info_nce, constant keys", "distill_clip", "koleo", "filip"])
 def test_small_batches_are_gathered_and_their_logits_kept(name, small_blocks):
     check(name, "auto", mesh_of(data=8))
 
 
-@pytest.mark.parametrize("schedule", ["ring", "grid"])
+@pytest.mark.parametrize("schedule", [1, 2])
 def test_kept_logits_travel_with_nothing(schedule, small_blocks, monkeypatch):
-    monkeypatch.setattr(pairs, "_plan", lambda *_, **__: (True, schedule))
+    monkeypatch.setattr(pairs, "choose", lambda *_, **__: (True, schedule))
     check("clip_softmax", "auto", mesh_of(data=8))
 
 
@@ -284,6 +288,20 @@ def test_matrix_products(name, impl, most, devices):
         assert count_flops(function, *args) / unit_ <= most * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_patches_and_words_cost(devices):
+    """Four products of all patches and words, with the gradients, and a block of them in memory."""
+    mesh, sizes = mesh_of(data=devices), ((2048, 16, 64), (2048, 8, 64))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (["data"], []))
+    args = [jax.ShapeDtypeStruct(size, jnp.float32, sharding=split) for size in sizes]
+    args += [jax.ShapeDtypeStruct((2048, 8), bool, sharding=split), jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)]
+    with jax.set_mesh(mesh):
+        function = jax.jit(jax.value_and_grad(losses.filip, (0, 1, 3)), out_shardings=(whole, (split, split, whole)))
+        assert count_flops(function, *args) == 4 * 2 * (2048 * 16) * (2048 * 8) * 64
+        held = function.lower(*args).compile().memory_analysis().temp_size_in_bytes
+    assert held <= 4.5 * 2048 // devices * 16 * 64 * 4 + 5 * streaming.SETS_BLOCK**2 * 4
+
+
 def test_kept_logits_save_a_product_and_a_loss_alone_is_one():
     mesh = mesh_of(data=8)
     with jax.set_mesh(mesh):
@@ -335,12 +353,12 @@ def test_what_cannot_be_is_named():
 
 @pytest.mark.quick
 def test_budget_decides_what_is_kept(monkeypatch):
-    assert pairs._plan("auto", 16384, 16384, 512, jnp.float32, None, False) == (True, "ring")  # 1 GiB, exactly a CPU's budget
-    assert pairs._plan("auto", 16385, 16384, 512, jnp.float32, None, False) == (False, "ring")
+    assert pairs.choose("auto", 16384, 16384, 512, jnp.float32, None, False) == (True, 1)  # 1 GiB, exactly a CPU's budget
+    assert pairs.choose("auto", 16385, 16384, 512, jnp.float32, None, False) == (False, 1)
     monkeypatch.setattr(sharding, "platform", lambda: "tpu")
-    assert pairs._plan("auto", 4096, 4096, 512, jnp.float32, None, False) == (True, "ring")  # 64 MiB, exactly the budget
-    assert pairs._plan("auto", 4097, 4096, 512, jnp.float32, None, False) == (False, "ring")
-    assert pairs._plan("stream", 8, 8, 8, jnp.float32, None, False) == (False, "ring")
+    assert pairs.choose("auto", 4096, 4096, 512, jnp.float32, None, False) == (True, 1)  # 64 MiB, exactly the budget
+    assert pairs.choose("auto", 4097, 4096, 512, jnp.float32, None, False) == (False, 1)
+    assert pairs.choose("stream", 8, 8, 8, jnp.float32, None, False) == (False, 1)
     eight = streaming.Layout(mesh_of(data=8), ("data",))
-    assert pairs._plan("auto", 16384, 16384, 512, jnp.float32, eight, False) == (False, "gather")  # 2 * 32 MiB
-    assert pairs._plan("auto", 16392, 16392, 512, jnp.float32, eight, False) == (False, "ring")
+    assert pairs.choose("auto", 16384, 16384, 512, jnp.float32, eight, False) == (False, "gather")  # 2 * 32 MiB
+    assert pairs.choose("auto", 16392, 16392, 512, jnp.float32, eight, False) == (False, 1)
