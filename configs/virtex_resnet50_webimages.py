@@ -15,4 +15,5 @@ def get_config(arg=""):
     a = c.parse(arg, batch=256, examples=128_000_000)
     text = webimages.TEXT | dict(width=1024, heads=16, mlp_dim=4096, depth=1, length=30, causal=True, cross=True, memory_width=2048)
     sgd = dict(name="sgd", momentum=0.9, weight_decay=1e-4, lr=dict(kind="cosine", peak=0.2, warmup_steps=10_000))
-    return webimages.make(a, method=dict(name="virtex", encoder=resnet.size(50), text=text | dict(pool="last")), optim=sgd)
+    method = dict(name="virtex", encoder=resnet.size(50, dtype="bfloat16"), text=text | dict(pool="last"))
+    return webimages.make(a, method=method, optim=sgd)

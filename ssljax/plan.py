@@ -5,6 +5,7 @@ python -m ssljax.plan --config configs/dinov2_vitl16_imagenet.py --topology v5p:
 python -m ssljax.plan --config configs/mae_vitb16_imagenet.py --topology v4:8x8x8 --search --json
 python -m ssljax.plan --config configs/siglip_vitb16_webimages.py --topology 2*v5e:16x16      # two slices; data=2 between them
 python -m ssljax.plan --config configs/simclr_resnet50_imagenet.py --topology v5e:8x8 --quick   # about, in a fifth of the time
+python -m ssljax.plan --config configs/clip_vitb32_webimages.py --topology v5e:16x16 --top 10   # and what sends and moves the most
 
 TPU v4, v5e, v5p, v6e and tpu7x, by the TPU compiler of the package libtpu; `bash launch/plan.sh` makes an environment for it. For GPUs,
 which cannot be compiled for from here (--topology h100:8): exact bytes of the state and FLOPs, and no activations.
@@ -92,7 +93,8 @@ def plan(config, topology, examples=1_281_167, quick=False, top=0):
     """-> the plan's figures (dict): bytes a device by kind, FLOPs, traffic, collectives, bounds, whether it fits.
 
     quick: compile at the least effort. Less is fused, so that the traffic of HBM is not the real program's, and is left out; temporaries
-    are about the real one's (eight ResNets held 0.83 to 1.16 times in all what their quick plans said, one with a bank 1.7 times)."""
+    are about the real one's (eight ResNets held 0.83 to 1.16 times in all what their quick plans said, one with a bank 1.7 times).
+    top: so many of the places in the program that move most (`largest`)."""
     import jax
     from jax.sharding import NamedSharding
 
@@ -126,7 +128,7 @@ def plan(config, topology, examples=1_281_167, quick=False, top=0):
         text = compiled.as_text()
         moved, out["collectives"] = traffic(text)
         if top:
-            out["largest"] = largest(text, top)
+            out["largest"] = {kind: rows for kind, rows in largest(text, top).items() if kind == "links" or not quick}
         if not quick:
             out |= {"bytes": moved, "intensity": flops / max(moved, 1), "ridge": peak / (bandwidth * 1e9)}
             seconds["HBM"] = moved / (bandwidth * 1e9)
@@ -164,7 +166,7 @@ def traffic(text):
     its tiles take, whose sides are padded to 8 and 128. Of n devices in a ring that hold B bytes in the end, a gather sends
     B (n - 1) / n, a scattered sum the same of what it is given, a sum twice that (Patarasu and Yuan 2009)."""
     moved, sent = 0.0, dict.fromkeys(COLLECTIVES, 0.0)
-    for row, moves, sends in _run(_Text(text)):
+    for _, moves, sends in _run(_Text(text)):
         moved += moves
         for kind, size in sends:
             sent[kind] += size

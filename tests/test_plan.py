@@ -30,14 +30,14 @@ def test_the_states_bytes_are_those_of_its_arrays():
     assert found["images_per_second"] == pytest.approx(config.batch / (found["flops"] / 494.5e12))  # float32 as TF32
 
 
-def test_a_quick_plan_leaves_the_traffic_out(monkeypatch):
+def test_a_quick_plan_leaves_the_traffic_out(monkeypatch, capsys):
     """Compiled for what is here, as if it were a pod."""
     monkeypatch.setattr(plan, "devices_of", lambda topology: (jax.devices()[:8], "v5e", 8))
     found = {}
     for quick in (False, True):
         config = configs.shrink(configs.load(METHODS["mae"]))
         config.mesh = {"data": 4, "fsdp": 2, "tensor": 1}
-        found[quick] = plan.plan(config, "v5e:2x4", quick=quick)
+        found[quick] = plan.plan(config, "v5e:2x4", quick=quick, top=3)
     whole, quick = found[False], found[True]
     assert "bytes" not in quick and "HBM" not in quick["seconds"] and whole["seconds"]["HBM"] == whole["bytes"] / 819e9
     for name in ("flops", "arguments", "collectives", "fits"):
@@ -45,6 +45,8 @@ def test_a_quick_plan_leaves_the_traffic_out(monkeypatch):
     assert quick["total"] == pytest.approx(whole["total"], rel=0.02)
     assert whole["hbm"]["temporaries"] > 0 and sum(whole["collectives"].values()) > 0
     plan.tell(quick)
+    assert list(quick["largest"]) == ["links"] and [len(rows) for rows in whole["largest"].values()] == [3, 3]
+    assert capsys.readouterr().out.count("  links ") == 3
 
 
 def test_what_a_loop_moves_and_sends_counts_as_often_as_it_turns():
@@ -65,6 +67,10 @@ def test_what_a_loop_moves_and_sends_counts_as_often_as_it_turns():
     # A turn reads the share, writes the whole, reads that and its own share of it for the product, writes the share, and its sine.
     turn = 512 * 512 * 4 * (2 + 5 / 8)
     assert 7 * turn <= moved <= 7 * 2 * turn
+    every = plan.largest(text, 99)
+    assert sum(size for size, _ in every["HBM"]) == pytest.approx(moved) and every["HBM"] == sorted(every["HBM"], reverse=True)
+    ((size, where),) = plan.largest(text, 1)["links"]
+    assert size == sent["all-gather"] and "while/body" in where and where.endswith(": all-gather")
 
 
 # As the TPU's compiler writes them: sums of several arrays in one, a gather taken in steps by two fusions, a scattered sum as a fusion.
@@ -199,7 +205,7 @@ def test_the_search_recomputes_more_and_then_halves_the_batch(monkeypatch, capsy
     config = configs.load(METHODS["mae"])
     tried = []
 
-    def fake(config, topology, quick):
+    def fake(config, topology):
         tried.append((config.method.encoder.remat, config.batch))
         activations = config.batch * {"none": 4, "dots": 2, "full": 1}[config.method.encoder.remat] * plan.GIB // 64
         hbm = dict.fromkeys(plan.KINDS, plan.GIB) | {"temporaries": activations}

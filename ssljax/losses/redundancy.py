@@ -253,9 +253,10 @@ def coding_rate(z, *, eps):
 
     z: (..., N, D). -> float32 (...), mean over no axis.
     """
-    z = z.astype(jnp.float32)
-    gram = jnp.einsum("...nc,...nd->...cd", z, z, precision="highest") * (z.shape[-1] / (z.shape[-2] * eps))
-    factor = jnp.linalg.cholesky(jnp.eye(z.shape[-1]) + gram)
+    z, (rows, columns) = z.astype(jnp.float32), z.shape[-2:]
+    # z @ z.T has the same determinant, by Sylvester's identity: the smaller of the two.
+    gram = jnp.einsum("...nc,...nd->...cd" if rows >= columns else "...nc,...mc->...nm", z, z, precision="highest")
+    factor = jnp.linalg.cholesky(jnp.eye(min(rows, columns)) + gram * (columns / (rows * eps)))
     return jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
 
 
