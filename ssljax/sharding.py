@@ -35,6 +35,12 @@ def platform():
     return device.platform if device else jax.default_backend()
 
 
+def chip():
+    """The kind of device that the program in hand is made for, as JAX names it: "TPU v5 lite", "NVIDIA H200", "cpu"."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.device_kind if device else jax.devices()[0].device_kind
+
+
 def one_cpu():
     """Whether what is traced now is made for one CPU, the only device of the process."""
     return platform() == "cpu" and jax.device_count() == 1

@@ -2,7 +2,7 @@
 
     python launch/bench/attention.py                # lengths of ViTs and text towers, bfloat16, batch 128, 12 heads of 64
 
-Forward and backward of `models.transformer.attend`. Errors are of the output and of each gradient, norm of the difference over the norm,
+Forward and backward of `models.attend.attend`. Errors are of the output and of each gradient, norm of the difference over the norm,
 from the same attention in float32 at full precision; the compiler's own is in bfloat16 as well. On a CPU both are the same function.
 """
 
@@ -35,7 +35,7 @@ def measure(length, causal):
     import jax.numpy as jnp
     import numpy as np
 
-    from ssljax.models.transformer import attend
+    from ssljax.models.attend import attend
 
     random = np.random.default_rng(0)
     shape = (FLAGS.batch, length, FLAGS.heads, FLAGS.width)

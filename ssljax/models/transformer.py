@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ssljax import models, sharding
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
+from ssljax.models.attend import attend
 from ssljax.models.layers import REMAT, LayerNorm, drop_path, flat_product, laid_out, saved, stacked
 
 
@@ -156,68 +157,6 @@ class Attention(nn.Module):
 def _one(x, index, axis):
     """The first (index 0) or the last (-1) of x along an axis, which stays."""
     return jax.lax.slice_in_dim(x, 0, 1, axis=axis) if index == 0 else jax.lax.slice_in_dim(x, -1, None, axis=axis)
-
-
-def _product(a, b, over_a, over_b, out=None):
-    """A product of matrices for each picture and head. a, b (B, H, ., .); over_a, over_b: the axis of each that is summed over."""
-    return jax.lax.dot_general(a, b, (((over_a,), (over_b,)), ((0, 1), (0, 1))), preferred_element_type=out)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend_in_few_passes(causal, q, k, v, bias, mask):
-    """`attend` of q (B, H, N, F), k and v (B, H, M, F), which passes over few (N, M) matrices, and those as they lie.
-
-    Derived from the definition, XLA's CPU compiler writes three of them out again, transposed: a third of the time at 197 tokens; and a
-    TPU's reads all of them in float32, and writes dp out to sum its rows."""
-    return _attend_forward(causal, q, k, v, bias, mask)[0]
-
-
-def _attend_forward(causal, q, k, v, bias, mask):
-    score = q.shape[-1] ** -0.5 * _product(q, k, 3, 3, jnp.float32)
-    score = score if bias is None else score + bias
-    if causal:
-        mask = jnp.tri(*score.shape[2:], dtype=bool) & (True if mask is None else mask)
-    if mask is not None:
-        score = jnp.where(mask, score, -0.7 * jnp.finfo(score.dtype).max)  # finite: a query that may look nowhere looks everywhere
-    p = jax.nn.softmax(score).astype(v.dtype)
-    y = _product(p, v, 3, 2)
-    return y, (q, k, v, bias, p, y)
-
-
-def _attend_backward(causal, kept, g):
-    q, k, v, bias, p, y = kept
-    # The sum of dp p over a row is g y' (Dao et al. 2022, section 3.1), of fewer numbers, and known before dp.
-    ds = p * (_product(g, v, 3, 3, jnp.float32) - (g * y).sum(-1, keepdims=True, dtype=jnp.float32))
-    dbias = None
-    if bias is not None:
-        dbias = ds.sum([axis for axis, n in enumerate(bias.shape) if n == 1], keepdims=True).astype(bias.dtype)
-    ds = (q.shape[-1] ** -0.5 * ds).astype(q.dtype)
-    dk, dv = _product(q, ds, 2, 2), _product(g, p, 2, 2)  # (B, H, F, M)
-    return _product(ds, k, 3, 2), dk.swapaxes(2, 3), dv.swapaxes(2, 3), dbias, None
-
-
-_attend_in_few_passes.defvjp(_attend_forward, _attend_backward)
-
-
-def attend(q, k, v, *, bias=None, mask=None, causal=False):
-    """softmax(q k' / sqrt(F) + bias, where mask) v. q (B, N, H, F), k and v (B, M, H, F) -> (B, N, H, F).
-
-    bias float, mask bool, both (B or 1, H or 1, N or 1, M). On a TPU, and of float32 on a CPU, by `_attend_in_few_passes`. On a GPU by
-    cuDNN's flash attention where it can and it pays: in half precision, of heads up to 128 wide, of more than 64 tokens
-    (launch/bench/attention.py: 1.12 ms for the compiler's 1.97 at 197, 0.60 for 0.47 at 64), without bias and mask. It wants those written
-    out to (.., N, M), which would cost what it saves; and even lengths, so odd ones are padded, and it is told where they end."""
-    if sharding.platform() == "tpu" or (sharding.platform() == "cpu" and q.dtype == jnp.float32):
-        return _attend_in_few_passes(causal, *(x.swapaxes(1, 2) for x in (q, k, v)), bias, mask).swapaxes(1, 2)
-    half = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-    few = min(q.shape[1], k.shape[1]) < 16 or max(q.shape[1], k.shape[1]) <= 64  # a single query, short texts: nothing to gain
-    if sharding.platform() != "gpu" or not half or few or bias is not None or mask is not None:
-        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=causal)
-    lengths, ends = (q.shape[1], k.shape[1]), {}
-    if any(length % 2 for length in lengths):
-        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
-        names = ("query_seq_lengths", "key_value_seq_lengths")
-        ends = {name: jnp.full(len(q), length, jnp.int32) for name, length in zip(names, lengths, strict=True)}
-    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn", **ends)[:, : lengths[0]]
 
 
 def _fused_init(count):

@@ -11,6 +11,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from ssljax import metrics
 from ssljax.models import transformer, vit
+from ssljax.models.attend import attend
 
 FLASH = {"forward": "dot_product_attention_fwd_wrapper", "backward": "dot_product_attention_bwd_wrapper"}
 
@@ -67,7 +68,7 @@ def test_what_flash_attention_does_not_take_or_64_tokens_is_left_to_the_compiler
 
 def test_flash_attention_counts_as_many_flops_as_what_it_takes_the_place_of(gpu, monkeypatch):
     q = jax.ShapeDtypeStruct((2, 66, 3, 32), jnp.bfloat16)
-    loss = lambda q, k, v: transformer.attend(q, k, v).astype(jnp.float32).sum()  # noqa: E731
+    loss = lambda q, k, v: attend(q, k, v).astype(jnp.float32).sum()  # noqa: E731
     flash = metrics.count_flops(jax.value_and_grad(loss, (0, 1, 2)), q, q, q)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert flash == metrics.count_flops(jax.value_and_grad(loss, (0, 1, 2)), q, q, q) == 6 * 2 * 2 * 3 * 66 * 66 * 32

@@ -9,7 +9,7 @@ import pytest
 
 from ssljax import fields, metrics, models, sharding, trees
 from ssljax.errors import UserError
-from ssljax.models import heads, layers, positions, resnet, text, transformer, vit
+from ssljax.models import attend, heads, layers, positions, resnet, text, transformer, vit
 
 pytestmark = pytest.mark.quick
 
@@ -339,10 +339,14 @@ SEEN = {
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("chip", ["cpu", "gpu", "tpu", "tpu that keeps loops"])
 @pytest.mark.parametrize("name", SEEN)
-def test_attention_and_its_gradients_are_the_definitions(name, platform, dtype, monkeypatch):
-    monkeypatch.setattr(sharding, "platform", lambda: platform)
+def test_attention_and_its_gradients_are_the_definitions(name, chip, dtype, monkeypatch):
+    monkeypatch.setattr(sharding, "platform", lambda: chip[:3])
+    if "loops" in chip:
+        monkeypatch.setattr(sharding, "chip", lambda: attend.KEEPS_LOOPS[0])
+        monkeypatch.setattr(attend, "ALL_SCORES", 0)
+        monkeypatch.setattr(attend, "TURN_SCORES", 2 * 8 * 128 * 4)  # two heads
     rng, seen = np.random.default_rng(0), dict(SEEN[name])
     n, m, causal = seen.pop("n", 7), 7, seen.pop("causal", False)
     q, k, v, g = (np.float64(jnp.asarray(rng.normal(size=(2, length, 3, 8)), dtype)) for length in (n, m, m, n))
@@ -353,8 +357,8 @@ def test_attention_and_its_gradients_are_the_definitions(name, platform, dtype, 
 
     low = lambda x: jnp.asarray(x, dtype)  # noqa: E731
     given = [low(x) for x in (q, k, v, bias) if x is not None]
-    attend = lambda q, k, v, bias=None: transformer.attend(q, k, v, bias=bias, mask=mask, causal=causal)  # noqa: E731
-    out, pull = jax.vjp(attend, *given)
+    ours = lambda q, k, v, bias=None: attend.attend(q, k, v, bias=bias, mask=mask, causal=causal)  # noqa: E731
+    out, pull = jax.vjp(ours, *given)
     found = [out, *pull(low(g))]
 
     allowed = np.broadcast_to(True if mask is None else mask, (2, 1, n, m)) & (np.tri(n, m, dtype=bool) if causal else True)
@@ -446,3 +450,26 @@ def test_prototypes_are_the_product_with_a_kernel_of_unit_columns(devices, monke
     np.testing.assert_allclose(value, x @ unit * gain, rtol=1e-5, atol=1e-5)
     for found, exact in zip(pull(jnp.float32(weight)), wanted, strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+def test_attention_in_turns_on_a_mesh_is_attention_at_once(remat, monkeypatch):
+    """A model's output and gradients, on devices that split pictures and heads between them; as if they were TPUs."""
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    encoder = vit.ViT(width=24, depth=2, heads=4, mlp_dim=24, patch_size=4, remat=remat)
+    images = jax.random.normal(jax.random.PRNGKey(0), (8, 12, 12, 3))
+    variables = encoder.init(jax.random.PRNGKey(1), images, train=False)
+    way = jax.random.normal(jax.random.PRNGKey(2), (8, 24))
+    slopes = lambda v, x: jax.value_and_grad(lambda v: (encoder.apply(v, x, train=False)["pooled"] * way).sum())(v)  # noqa: E731
+    wanted = jax.jit(slopes)(variables, images)
+    monkeypatch.setattr(sharding, "chip", lambda: attend.KEEPS_LOOPS[0])
+    monkeypatch.setattr(attend, "ALL_SCORES", 0)
+    monkeypatch.setattr(attend, "TURN_SCORES", 16 * 128 * 4)  # one head of ten tokens
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, batch=8)
+    with jax.set_mesh(mesh):
+        split = jax.device_put(images, jax.sharding.NamedSharding(mesh, sharding.BATCH))
+        called = str(jax.make_jaxpr(lambda v, x: slopes(v, x))(variables, split))
+        assert "shard_map" in called and "length=4" in called  # two pictures of two heads on each device
+        found = jax.jit(lambda v, x: slopes(v, x))(variables, split)
+    for ours, expected in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * float(jnp.abs(expected).max()) + 1e-7)

@@ -1,0 +1,179 @@
+"""softmax(q k') v, by what serves the chip at hand best; every way of it is held against the definition by the same test."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+
+from ssljax import sharding
+from ssljax.models.layers import saved
+
+# TPUs whose compiler keeps what a loop works on in the memory on the chip: of a ViT's attention half to a quarter of the bytes go to HBM
+# and back that go there otherwise. On a v5p and a TPU7x they would be more (`ssljax.plan --top 10`).
+KEEPS_LOOPS = ("TPU v4", "TPU v5 lite", "TPU v5e", "TPU v6 lite", "TPU v6e")
+TURN_SCORES = 5 * 2**20  # bytes of scores that are looked at together
+ALL_SCORES = 16 * 2**20  # bytes of all scores of a device that there are no turns up to
+
+
+def _product(a, b, over_a, over_b, out=None):
+    """A product of matrices for each picture and head. a, b (B, H, ., .); over_a, over_b: the axis of each that is summed over."""
+    return jax.lax.dot_general(a, b, (((over_a,), (over_b,)), ((0, 1), (0, 1))), preferred_element_type=out)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend_in_few_passes(causal, q, k, v, bias, mask):
+    """`attend` of q (B, H, N, F), k and v (B, H, M, F), which passes over few (N, M) matrices, and those as they lie.
+
+    Derived from the definition, XLA's CPU compiler writes three of them out again, transposed: a third of the time at 197 tokens; and a
+    TPU's reads all of them in float32, and writes dp out to sum its rows."""
+    return _attend_forward(causal, q, k, v, bias, mask)[0]
+
+
+def _attend_forward(causal, q, k, v, bias, mask):
+    score = q.shape[-1] ** -0.5 * _product(q, k, 3, 3, jnp.float32)
+    score = score if bias is None else score + bias
+    if causal:
+        mask = jnp.tri(*score.shape[2:], dtype=bool) & (True if mask is None else mask)
+    if mask is not None:
+        score = jnp.where(mask, score, -0.7 * jnp.finfo(score.dtype).max)  # finite: a query that may look nowhere looks everywhere
+    p = jax.nn.softmax(score).astype(v.dtype)
+    y = _product(p, v, 3, 2)
+    return y, (q, k, v, bias, p, y)
+
+
+def _attend_backward(causal, kept, g):
+    q, k, v, bias, p, y = kept
+    # The sum of dp p over a row is g y' (Dao et al. 2022, section 3.1), of fewer numbers, and known before dp.
+    ds = p * (_product(g, v, 3, 3, jnp.float32) - (g * y).sum(-1, keepdims=True, dtype=jnp.float32))
+    dbias = None
+    if bias is not None:
+        dbias = ds.sum([axis for axis, n in enumerate(bias.shape) if n == 1], keepdims=True).astype(bias.dtype)
+    ds = (q.shape[-1] ** -0.5 * ds).astype(q.dtype)
+    dk, dv = _product(q, ds, 2, 2), _product(g, p, 2, 2)  # (B, H, F, M)
+    return _product(ds, k, 3, 2), dk.swapaxes(2, 3), dv.swapaxes(2, 3), dbias, None
+
+
+_attend_in_few_passes.defvjp(_attend_forward, _attend_backward)
+
+
+# --------------------------------------------------------------------------------------------------------------- in turns
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """How `_attend_in_turns` goes about it. heads: how many, of any pictures, a turn takes; split: how a mesh splits (B, H, ...)."""
+
+    heads: int
+    causal: bool
+    mesh: Any
+    split: PartitionSpec
+
+    def __call__(self, function, arrays, mask):
+        """function(arrays, mask) of a turn's heads -> arrays of them; over all heads of a device, on each device of the mesh."""
+
+        def local(arrays, mask):
+            batch, heads = arrays[0].shape[:2]
+            one = mask is None or mask.shape[0] == 1  # for all pictures
+            masks = None if one else jnp.repeat(mask[:, 0], heads, axis=0).reshape(-1, self.heads, *mask.shape[2:])
+            turns = [x.reshape(-1, self.heads, *x.shape[2:]) for x in arrays]
+            own = (lambda m: None if mask is None else mask[0]) if one else lambda m: m
+            out = jax.lax.map(lambda turn: function(*turn[0], own(turn[1])), (turns, masks))
+            return [x.reshape(batch, heads, *x.shape[2:]) for x in out]
+
+        if self.mesh is None:
+            return local(arrays, mask)
+        pictures = PartitionSpec(None if mask is None or mask.shape[0] == 1 else self.split[0])
+        return jax.shard_map(local, mesh=self.mesh, in_specs=(self.split, pictures), out_specs=self.split, check_vma=False)(arrays, mask)
+
+
+def _turns(q, k, mask, causal):
+    """Turns of q (B, H, N, F) and k (B, H, M, F), None where all at once is as well, or where turns cannot be taken."""
+    mesh, (batch, heads) = jax.sharding.get_abstract_mesh(), q.shape[:2]
+    if sharding.chip() not in KEEPS_LOOPS or (mask is not None and mask.shape[1] > 1):
+        return None
+    split = PartitionSpec()
+    if not mesh.empty and AxisType.Manual not in mesh.axis_types:
+        split = PartitionSpec(sharding.BATCH[0], "tensor")
+        shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH[0])
+        if batch % shards or heads % mesh.shape["tensor"]:
+            return None
+        batch, heads = batch // shards, heads // mesh.shape["tensor"]
+    size = 4 * (-(-q.shape[2] // 8) * 8) * (-(-k.shape[2] // 128) * 128)  # as a TPU lays the scores of a head out
+    if batch * heads * size <= ALL_SCORES:
+        return None
+    fit = max(n for n in range(1, batch * heads + 1) if batch * heads % n == 0 and n * size <= max(TURN_SCORES, size))
+    return Turns(fit, causal, mesh if len(split) else None, split)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend_in_turns(turns, q, k, v, mask):
+    """`attend` of q (B, H, N, F), k and v (B, H, M, F), a few heads at a time, whose scores never leave the chip; they are computed again
+    for the gradient (FlashAttention, Dao et al. 2022). mask: (B or 1, 1, N or 1, M)."""
+    return _turns_forward(turns, q, k, v, mask)[0]
+
+
+def _scores(q, k, mask, causal):
+    """q (C, N, F), k (C, M, F) -> (C, N, M) float32; what is masked is finite, so that a query that may look nowhere looks everywhere."""
+    score = q.shape[-1] ** -0.5 * _of_heads("cnf,cmf->cnm", q, k, jnp.float32)
+    if causal:
+        mask = jnp.tri(*score.shape[1:], dtype=bool) & (True if mask is None else mask)
+    return score if mask is None else jnp.where(mask, score, -0.7 * jnp.finfo(score.dtype).max)
+
+
+def _of_heads(form, a, b, out=None):
+    return jnp.einsum(form, a, b, preferred_element_type=out)
+
+
+def _turns_forward(turns, q, k, v, mask):
+    def turn(q, k, v, mask):
+        score = _scores(q, k, mask, turns.causal)
+        largest = score.max(-1, keepdims=True)
+        e = jnp.exp(score - largest)
+        total = e.sum(-1, keepdims=True)
+        y = _of_heads("cnm,cmf->cnf", e.astype(v.dtype), v, jnp.float32) / total
+        return y.astype(v.dtype), largest[..., 0], total[..., 0]
+
+    y, largest, total = (saved(x) for x in turns(turn, (q, k, v), mask))
+    return y, (q, k, v, y, largest, total, mask)
+
+
+def _turns_backward(turns, kept, g):
+    *arrays, mask = kept
+
+    def turn(q, k, v, y, largest, total, g, mask):
+        p = jnp.exp(_scores(q, k, mask, turns.causal) - largest[..., None]) / total[..., None]
+        ds = p * (_of_heads("cnf,cmf->cnm", g, v, jnp.float32) - (g * y).sum(-1, keepdims=True, dtype=jnp.float32))
+        ds, p = (q.shape[-1] ** -0.5 * ds).astype(q.dtype), p.astype(q.dtype)
+        return _of_heads("cnm,cmf->cnf", ds, k), _of_heads("cnm,cnf->cmf", ds, q), _of_heads("cnm,cnf->cmf", p, g)
+
+    return *turns(turn, (*arrays, g), mask), None
+
+
+_attend_in_turns.defvjp(_turns_forward, _turns_backward)
+
+
+def attend(q, k, v, *, bias=None, mask=None, causal=False):
+    """softmax(q k' / sqrt(F) + bias, where mask) v. q (B, N, H, F), k and v (B, M, H, F) -> (B, N, H, F).
+
+    bias float, mask bool, both (B or 1, H or 1, N or 1, M). Of float32 on a CPU, and on a TPU, by `_attend_in_few_passes`, or on one that
+    keeps what a loop works on in the memory on the chip, and of more scores than that holds, by `_attend_in_turns`. On a GPU by cuDNN's
+    flash attention where it can and it pays: in half precision, of heads up to 128 wide, of more than 64 tokens (launch/bench/attention.py:
+    1.12 ms for the compiler's 1.97 at 197, 0.60 for 0.47 at 64), without bias and mask. It wants those written out to (.., N, M), which
+    would cost what it saves; and even lengths, so odd ones are padded, and it is told where they end."""
+    if sharding.platform() == "tpu" or (sharding.platform() == "cpu" and q.dtype == jnp.float32):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        turns = None if bias is not None else _turns(q, k, mask, causal)
+        y = _attend_in_turns(turns, q, k, v, mask) if turns else _attend_in_few_passes(causal, q, k, v, bias, mask)
+        return y.swapaxes(1, 2)
+    half = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    few = min(q.shape[1], k.shape[1]) < 16 or max(q.shape[1], k.shape[1]) <= 64  # a single query, short texts: nothing to gain
+    if sharding.platform() != "gpu" or not half or few or bias is not None or mask is not None:
+        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=causal)
+    lengths, ends = (q.shape[1], k.shape[1]), {}
+    if any(length % 2 for length in lengths):
+        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+        names = ("query_seq_lengths", "key_value_seq_lengths")
+        ends = {name: jnp.full(len(q), length, jnp.int32) for name, length in zip(names, lengths, strict=True)}
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn", **ends)[:, : lengths[0]]
