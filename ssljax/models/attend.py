@@ -93,6 +93,8 @@ def _turns(q, k, mask, causal):
     mesh, (batch, heads) = jax.sharding.get_abstract_mesh(), q.shape[:2]
     if sharding.chip() not in KEEPS_LOOPS or (mask is not None and mask.shape[1] > 1):
         return None
+    if mesh.empty and jax.device_count() > 1:  # turns of whose pictures?
+        return None
     split = PartitionSpec()
     if not mesh.empty and AxisType.Manual not in mesh.axis_types:
         split = PartitionSpec(sharding.BATCH[0], "tensor")
