@@ -70,28 +70,60 @@ class Turns:
     mesh: Any
     split: PartitionSpec
 
-    def __call__(self, function, arrays, mask):
-        """function(arrays, mask) of a turn's heads -> arrays of them; over all heads of a device, on each device of the mesh."""
+    def __call__(self, function, arrays, mask, bias, total=False):
+        """function(*arrays, mask, bias) of a turn's heads -> arrays of them; over all heads of a device, on each device of the mesh.
 
-        def local(arrays, mask):
+        total: the last that function gives is, instead, the sum over all pictures of what it gives, (H, N, M)."""
+
+        def local(arrays, mask, bias):
             batch, heads = arrays[0].shape[:2]
             one = mask is None or mask.shape[0] == 1  # for all pictures
             masks = None if one else jnp.repeat(mask[:, 0], heads, axis=0).reshape(-1, self.heads, *mask.shape[2:])
             turns = [x.reshape(-1, self.heads, *x.shape[2:]) for x in arrays]
-            own = (lambda m: None if mask is None else mask[0]) if one else lambda m: m
-            out = jax.lax.map(lambda turn: function(*turn[0], own(turn[1])), (turns, masks))
-            return [x.reshape(batch, heads, *x.shape[2:]) for x in out]
+
+            def turn(summed, given):
+                i, turn, masked = given
+                masked = mask[0] if one and mask is not None else masked
+                out = function(*turn, masked, None if bias is None else _own(bias[0], i, self.heads))
+                return (_added(summed, out[-1], i), out[:-1]) if total else (None, out)
+
+            summed = jnp.zeros(bias.shape[1:], jnp.float32) if total else None
+            summed, out = jax.lax.scan(turn, summed, (jnp.arange(len(turns[0])), turns, masks))
+            if total and self.mesh is not None:
+                summed = jax.lax.psum(summed, self.split[0])
+            return [x.reshape(batch, heads, *x.shape[2:]) for x in out], summed
 
         if self.mesh is None:
-            return local(arrays, mask)
-        pictures = PartitionSpec(None if mask is None or mask.shape[0] == 1 else self.split[0])
-        return jax.shard_map(local, mesh=self.mesh, in_specs=(self.split, pictures), out_specs=self.split, check_vma=False)(arrays, mask)
+            out, summed = local(arrays, mask, bias)
+        else:
+            pictures, heads = self.split
+            given = self.split, PartitionSpec(None if mask is None or mask.shape[0] == 1 else pictures), PartitionSpec(None, heads)
+            made = self.split, PartitionSpec(heads)
+            out, summed = jax.shard_map(local, mesh=self.mesh, in_specs=given, out_specs=made, check_vma=False)(arrays, mask, bias)
+        return (*out, summed) if total else out
 
 
-def _turns(q, k, mask, causal):
+def _own(bias, i, count):
+    """bias (H, N, M) -> that of the heads of turn i (count, N, M), which are all of several pictures', or some of one's."""
+    heads = len(bias)
+    return jnp.concatenate([bias] * (count // heads)) if count >= heads else jax.lax.dynamic_slice_in_dim(bias, i * count % heads, count)
+
+
+def _added(summed, part, i):
+    """summed (H, N, M) + what turn i gives for its heads (count, N, M)."""
+    heads, count = len(summed), len(part)
+    if count >= heads:
+        return summed + part.reshape(-1, heads, *part.shape[1:]).sum(0)
+    start = i * count % heads
+    return jax.lax.dynamic_update_slice_in_dim(summed, jax.lax.dynamic_slice_in_dim(summed, start, count) + part, start, 0)
+
+
+def _turns(q, k, bias, mask, causal):
     """Turns of q (B, H, N, F) and k (B, H, M, F), None where all at once is as well, or where turns cannot be taken."""
     mesh, (batch, heads) = jax.sharding.get_abstract_mesh(), q.shape[:2]
     if sharding.chip() not in KEEPS_LOOPS or (mask is not None and mask.shape[1] > 1):
+        return None
+    if bias is not None and bias.shape != (1, heads, q.shape[2], k.shape[2]):
         return None
     if mesh.empty and jax.device_count() > 1:  # turns of whose pictures?
         return None
@@ -105,20 +137,22 @@ def _turns(q, k, mask, causal):
     size = 4 * (-(-q.shape[2] // 8) * 8) * (-(-k.shape[2] // 128) * 128)  # as a TPU lays the scores of a head out
     if batch * heads * size <= ALL_SCORES:
         return None
-    fit = max(n for n in range(1, batch * heads + 1) if batch * heads % n == 0 and n * size <= max(TURN_SCORES, size))
+    whole = lambda n: heads % n == 0 or (n % heads == 0 and batch % (n // heads) == 0)  # noqa: E731
+    fit = max(n for n in range(1, batch * heads + 1) if whole(n) and n * size <= max(TURN_SCORES, size))
     return Turns(fit, causal, mesh if len(split) else None, split)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend_in_turns(turns, q, k, v, mask):
+def _attend_in_turns(turns, q, k, v, bias, mask):
     """`attend` of q (B, H, N, F), k and v (B, H, M, F), a few heads at a time, whose scores never leave the chip; they are computed again
-    for the gradient (FlashAttention, Dao et al. 2022). mask: (B or 1, 1, N or 1, M)."""
-    return _turns_forward(turns, q, k, v, mask)[0]
+    for the gradient (FlashAttention, Dao et al. 2022). bias: (1, H, N, M). mask: (B or 1, 1, N or 1, M)."""
+    return _turns_forward(turns, q, k, v, bias, mask)[0]
 
 
-def _scores(q, k, mask, causal):
+def _scores(q, k, mask, bias, causal):
     """q (C, N, F), k (C, M, F) -> (C, N, M) float32; what is masked is finite, so that a query that may look nowhere looks everywhere."""
     score = q.shape[-1] ** -0.5 * _of_heads("cnf,cmf->cnm", q, k, jnp.float32)
+    score = score if bias is None else score + bias
     if causal:
         mask = jnp.tri(*score.shape[1:], dtype=bool) & (True if mask is None else mask)
     return score if mask is None else jnp.where(mask, score, -0.7 * jnp.finfo(score.dtype).max)
@@ -128,29 +162,31 @@ def _of_heads(form, a, b, out=None):
     return jnp.einsum(form, a, b, preferred_element_type=out)
 
 
-def _turns_forward(turns, q, k, v, mask):
-    def turn(q, k, v, mask):
-        score = _scores(q, k, mask, turns.causal)
+def _turns_forward(turns, q, k, v, bias, mask):
+    def turn(q, k, v, mask, bias):
+        score = _scores(q, k, mask, bias, turns.causal)
         largest = score.max(-1, keepdims=True)
         e = jnp.exp(score - largest)
         total = e.sum(-1, keepdims=True)
         y = _of_heads("cnm,cmf->cnf", e.astype(v.dtype), v, jnp.float32) / total
         return y.astype(v.dtype), largest[..., 0], total[..., 0]
 
-    y, largest, total = (saved(x) for x in turns(turn, (q, k, v), mask))
-    return y, (q, k, v, y, largest, total, mask)
+    y, largest, total = (saved(x) for x in turns(turn, (q, k, v), mask, bias))
+    return y, (q, k, v, y, largest, total, mask, bias)
 
 
 def _turns_backward(turns, kept, g):
-    *arrays, mask = kept
+    *arrays, mask, bias = kept
 
-    def turn(q, k, v, y, largest, total, g, mask):
-        p = jnp.exp(_scores(q, k, mask, turns.causal) - largest[..., None]) / total[..., None]
-        ds = p * (_of_heads("cnf,cmf->cnm", g, v, jnp.float32) - (g * y).sum(-1, keepdims=True, dtype=jnp.float32))
-        ds, p = (q.shape[-1] ** -0.5 * ds).astype(q.dtype), p.astype(q.dtype)
-        return _of_heads("cnm,cmf->cnf", ds, k), _of_heads("cnm,cnf->cmf", ds, q), _of_heads("cnm,cnf->cmf", p, g)
+    def turn(q, k, v, y, largest, total, g, mask, bias):
+        p = jnp.exp(_scores(q, k, mask, bias, turns.causal) - largest[..., None]) / total[..., None]
+        slope = p * (_of_heads("cnf,cmf->cnm", g, v, jnp.float32) - (g * y).sum(-1, keepdims=True, dtype=jnp.float32))
+        ds, p = (q.shape[-1] ** -0.5 * slope).astype(q.dtype), p.astype(q.dtype)
+        slopes = _of_heads("cnm,cmf->cnf", ds, k), _of_heads("cnm,cnf->cmf", ds, q), _of_heads("cnm,cnf->cmf", p, g)
+        return slopes if bias is None else (*slopes, slope)
 
-    return *turns(turn, (*arrays, g), mask), None
+    dq, dk, dv, *dbias = turns(turn, (*arrays, g), mask, bias, total=bias is not None)
+    return dq, dk, dv, dbias[0][None].astype(bias.dtype) if dbias else None, None
 
 
 _attend_in_turns.defvjp(_turns_forward, _turns_backward)
@@ -166,8 +202,8 @@ def attend(q, k, v, *, bias=None, mask=None, causal=False):
     would cost what it saves; and even lengths, so odd ones are padded, and it is told where they end."""
     if sharding.platform() == "tpu" or (sharding.platform() == "cpu" and q.dtype == jnp.float32):
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        turns = None if bias is not None else _turns(q, k, mask, causal)
-        y = _attend_in_turns(turns, q, k, v, mask) if turns else _attend_in_few_passes(causal, q, k, v, bias, mask)
+        turns = _turns(q, k, bias, mask, causal)
+        y = _attend_in_turns(turns, q, k, v, bias, mask) if turns else _attend_in_few_passes(causal, q, k, v, bias, mask)
         return y.swapaxes(1, 2)
     half = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
     few = min(q.shape[1], k.shape[1]) < 16 or max(q.shape[1], k.shape[1]) <= 64  # a single query, short texts: nothing to gain

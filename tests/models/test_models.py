@@ -339,15 +339,16 @@ SEEN = {
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("chip", ["cpu", "gpu", "tpu", "tpu that keeps loops"])
+@pytest.mark.parametrize(("chip", "heads"), [("cpu", 0), ("gpu", 0), ("tpu", 0), ("tpu that keeps loops", 2), ("tpu that keeps loops", 6)])
 @pytest.mark.parametrize("name", SEEN)
-def test_attention_and_its_gradients_are_the_definitions(name, chip, dtype, monkeypatch):
+def test_attention_and_its_gradients_are_the_definitions(name, chip, heads, dtype, monkeypatch):
+    """heads: those of a turn, at most; a picture has three."""
     monkeypatch.setattr(sharding, "platform", lambda: chip[:3])
     if "loops" in chip:
         monkeypatch.setattr(jax, "device_count", lambda: 1)
         monkeypatch.setattr(sharding, "chip", lambda: attend.KEEPS_LOOPS[0])
         monkeypatch.setattr(attend, "ALL_SCORES", 0)
-        monkeypatch.setattr(attend, "TURN_SCORES", 2 * 8 * 128 * 4)  # two heads
+        monkeypatch.setattr(attend, "TURN_SCORES", heads * 8 * 128 * 4)
     rng, seen = np.random.default_rng(0), dict(SEEN[name])
     n, m, causal = seen.pop("n", 7), 7, seen.pop("causal", False)
     q, k, v, g = (np.float64(jnp.asarray(rng.normal(size=(2, length, 3, 8)), dtype)) for length in (n, m, m, n))
@@ -359,7 +360,7 @@ def test_attention_and_its_gradients_are_the_definitions(name, chip, dtype, monk
     low = lambda x: jnp.asarray(x, dtype)  # noqa: E731
     given = [low(x) for x in (q, k, v, bias) if x is not None]
     ours = lambda q, k, v, bias=None: attend.attend(q, k, v, bias=bias, mask=mask, causal=causal)  # noqa: E731
-    assert ("scan[" in str(jax.make_jaxpr(ours)(*given))) == ("loops" in chip and bias is None)
+    assert ("scan[" in str(jax.make_jaxpr(ours)(*given))) == ("loops" in chip and name != "bias of each pair")
     out, pull = jax.vjp(ours, *given)
     found = [out, *pull(low(g))]
 
@@ -454,13 +455,16 @@ def test_prototypes_are_the_product_with_a_kernel_of_unit_columns(devices, monke
         np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
-def test_attention_in_turns_on_a_mesh_is_attention_at_once(remat, monkeypatch):
+@pytest.mark.parametrize(("remat", "biased"), [("none", True), ("dots", False), ("full", True)])
+def test_attention_in_turns_on_a_mesh_is_attention_at_once(remat, biased, monkeypatch):
     """A model's output and gradients, on devices that split pictures and heads between them; as if they were TPUs."""
     monkeypatch.setattr(sharding, "platform", lambda: "tpu")
-    encoder = vit.ViT(width=24, depth=2, heads=4, mlp_dim=24, patch_size=4, remat=remat)
+    position = "relative" if biased else "learned"
+    encoder = vit.ViT(width=24, depth=2, heads=4, mlp_dim=24, patch_size=4, image_size=12, remat=remat, position=position)
     images = jax.random.normal(jax.random.PRNGKey(0), (8, 12, 12, 3))
     variables = encoder.init(jax.random.PRNGKey(1), images, train=False)
+    # Biases are zeros at first.
+    variables = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.PRNGKey(3), x.shape), variables)
     way = jax.random.normal(jax.random.PRNGKey(2), (8, 24))
     slopes = lambda v, x: jax.value_and_grad(lambda v: (encoder.apply(v, x, train=False)["pooled"] * way).sum())(v)  # noqa: E731
     wanted = jax.jit(slopes)(variables, images)
