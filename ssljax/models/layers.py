@@ -136,7 +136,7 @@ def patch_product(x, kernel, strides, padding, *, precision=None, **convolution)
 def drop_path(y, rate, rng):
     """Stochastic depth (Huang et al. 2016): each example's y (B, ...) is zero with probability `rate`, else divided by 1 - rate."""
     keep = jax.random.bernoulli(rng, 1.0 - rate, (y.shape[0], *[1] * (y.ndim - 1)))
-    return jnp.where(keep, y / jnp.asarray(1.0 - rate, y.dtype), 0)
+    return y * (keep / (1.0 - rate)).astype(y.dtype)  # a choice would be kept for the backward pass for every number of y
 
 
 def laid_out(depth, remat):
