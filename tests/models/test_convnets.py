@@ -110,6 +110,8 @@ def test_stochastic_depth_keeps_the_mean_and_drops_whole_examples():
     assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
     assert (y == y[:, :1, :1]).all() and abs(y.mean() - 1) < 0.03
     assert layers.stage_rates(0.3, (2, 2)) == [pytest.approx((0, 0.1)), pytest.approx((0.2, 0.3))]
+    kept = jax.tree.leaves(jax.vjp(lambda y: layers.drop_path(y, 0.25, jax.random.PRNGKey(0)), jnp.ones((4, 50, 3)))[1])
+    assert sum(leaf.size for leaf in kept) <= 2 * 4  # of the backward pass: a factor an example, not a choice for every number
 
 
 # ---------------------------------------------------------------------------------------------------------------- windows
