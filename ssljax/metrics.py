@@ -173,7 +173,7 @@ def count_flops(function, *args):
     kernels times their grid, rematerialised computation each time it is done; of a `cond` the dearest branch; of a
     `while_loop`, whose trip count is not in the program, one iteration. In convolutions taps that fall into the padding
     count, as is the convention; zeros that a strided convolution's gradient puts between its inputs do not. Nor do the logits that
-    flash attention's backward pass forms again.
+    cuDNN's flash attention forms again in its backward pass; those of attention in turns on a TPU do.
     """
     traced = function.trace(*args).jaxpr if hasattr(function, "trace") else jax.make_jaxpr(function)(*args)
     return float(_jaxpr_flops(traced.jaxpr))
