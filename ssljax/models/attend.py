@@ -130,6 +130,8 @@ def _turns(q, k, bias, mask, causal):
     split = PartitionSpec()
     if not mesh.empty and AxisType.Manual not in mesh.axis_types:
         split = PartitionSpec(sharding.BATCH[0], "tensor")
+        if not {*sharding.BATCH[0], "tensor"} <= {*mesh.axis_names}:  # not one of `sharding.make_mesh`
+            return None
         shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH[0])
         if batch % shards or heads % mesh.shape["tensor"]:
             return None
