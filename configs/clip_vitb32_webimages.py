@@ -4,7 +4,7 @@ python -m ssljax.train --config configs/clip_vitb32_webimages.py --config.data.s
 
 Paper: 63.2 % zero-shot on ImageNet-1k. Its 400 M pairs are not public: name a source with captions, and `:examples=` seen in all.
 The tokenizer is CLIP's where its merges file is at hand: --config.data.tokenizer=clip:PATH --config.method.text.vocab_size=49408.
-Plan: v5e:16x16, data=256: 5.5 of 16 GiB a chip, at most 1,134,864 images/s (bfloat16 matrix products).
+Plan: v5e:16x16, data=256: 5.8 of 16 GiB a chip, at most 1,137,909 images/s (bfloat16 matrix products).
 """
 
 from ssljax import config as c

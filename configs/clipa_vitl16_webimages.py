@@ -4,7 +4,7 @@
 python -m ssljax.train --config configs/clipa_vitl16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/clipa
 
 Paper: 69.3 % zero-shot on ImageNet-1k in four days of eight A100s, ViT-L/16 on LAION-400M.
-Plan: v5e:16x16, data=256: about 13.8 of 16 GiB a chip, at most 515,020 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:16x16, data=256: 11.3 of 16 GiB a chip, at most 423,586 images/s (HBM).
 """
 
 from ssljax import config as c

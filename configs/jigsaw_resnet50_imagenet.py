@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/jigsaw_resnet50_imagenet.py --workdir gs://BUCKET/jigsaw
 
 Paper: 34.7 % linear with an AlexNet; 45.7 % with a ResNet-50 in Goyal et al. 2019.
-Plan: v5e:4x4, data=16: about 1.7 of 16 GiB a chip, at most 37,316 images/s (links; HBM's traffic not counted).
+Plan: v5e:4x4, data=16: 1.8 of 16 GiB a chip, at most 37,316 images/s (links).
 """
 
 from ssljax import config as c

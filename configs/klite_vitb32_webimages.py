@@ -5,7 +5,7 @@ python -m ssljax.train --config configs/klite_vitb32_webimages.py --config.data.
 
 Paper: better zero-shot than UniCL and CLIP on concepts that a dictionary explains, of the same pairs. The dictionary is yours to bring: a
 JSON file {word: what it means}, such as Wiktionary's.
-Plan: v5e:8x8, data=64: about 4.5 of 16 GiB a chip, at most 284,279 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:8x8, data=64: 4.5 of 16 GiB a chip, at most 278,759 images/s (HBM).
 """
 
 from ssljax import config as c

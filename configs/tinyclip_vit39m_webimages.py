@@ -4,7 +4,7 @@ python -m ssljax.train --config configs/tinyclip_vit39m_webimages.py --config.me
 
 Paper: 63.5 % zero-shot on ImageNet-1k of ViT-39M/16 on YFCC15M, weights inherited from the teacher; here random ones.
 `teacher` is a run of clip or siglip, or what ssljax.convert makes of public weights, and reads with the same tokenizer.
-Plan: v5e:8x8, data=64: about 3.8 of 16 GiB a chip, at most 164,252 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:8x8, data=64: 3.9 of 16 GiB a chip, at most 165,357 images/s (bfloat16 matrix products).
 """
 
 from ssljax import config as c

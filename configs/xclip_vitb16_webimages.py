@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/xclip_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/xclip
 
 Paper: above CLIP's zero-shot on ImageNet-1k at the same 35 M pairs; nCLIP below it, with the better linear probe.
-Plan: v5e:8x8, data=64: about 9.8 of 16 GiB a chip, at most 99,863 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:8x8, data=64: 11.3 of 16 GiB a chip, at most 86,947 images/s (HBM).
 """
 
 from ssljax import config as c
