@@ -68,11 +68,10 @@ def _statistics(plan, patches, words, valid, scale):
     return _forward(plan, patches, words, valid, scale)[0]
 
 
-def _sides(patches, words, valid, **weights):
-    """What the blocks see of images and of texts; weights: of their statistics' gradients, in that order."""
-    given = [{"weights": side} for side in weights.values()] or [{}, {}]
+def _sides(patches, words, valid):
+    """What the blocks see of images and of texts."""
     ids = jnp.arange(len(patches), dtype=jnp.int32)
-    return {"z": patches, "id": ids, **given[0]}, {"z": words, "id": ids, "valid": valid, **given[1]}
+    return {"z": patches, "id": ids}, {"z": words, "id": ids, "valid": valid}
 
 
 def _forward(plan, patches, words, valid, scale):
@@ -97,7 +96,7 @@ def _forward(plan, patches, words, valid, scale):
 def _backward(plan, residuals, slopes):
     patches, words, valid, scale, *states = residuals
     asked = plan.rows, plan.columns
-    row_weights, column_weights = (pairs.weights(*side, scale) for side in zip(asked, states, slopes, strict=True))
+    weights = [{"weights": pairs.weights(*side, scale)} for side in zip(asked, states, slopes, strict=True)]
 
     def block(shared, a, b, row, column, fresh, kept):
         products = _products(a["z"], b["z"])
@@ -114,7 +113,7 @@ def _backward(plan, residuals, slopes):
     rows, columns, _ = streaming.sweep(
         block,
         {"scale": scale},
-        *_sides(patches, words, valid, rows=row_weights, columns=column_weights),
+        *(side | own for side, own in zip(_sides(patches, words, valid), weights, strict=True)),
         {"z": (0.0, patches.shape[1:])},
         {"z": (0.0, words.shape[1:])},
         schedule=plan.schedule,

@@ -20,8 +20,19 @@ ALL_SCORES = 16 * 2**20  # bytes of all scores of a device that there are no tur
 
 
 def _product(a, b, over_a, over_b, out=None):
-    """A product of matrices for each picture and head. a, b (B, H, ., .); over_a, over_b: the axis of each that is summed over."""
-    return jax.lax.dot_general(a, b, (((over_a,), (over_b,)), ((0, 1), (0, 1))), preferred_element_type=out)
+    """A product of matrices for each picture and head. a, b (..., ., .); over_a, over_b: the axis of each that is summed over, -1 or -2."""
+    each = tuple(range(a.ndim - 2))
+    return jax.lax.dot_general(a, b, (((a.ndim + over_a,), (b.ndim + over_b,)), (each, each)), preferred_element_type=out)
+
+
+def _scores(q, k, bias, mask, causal):
+    """q (..., N, F), k (..., M, F) -> (..., N, M) float32; what is masked is finite, so that a query that may look nowhere looks
+    everywhere."""
+    score = q.shape[-1] ** -0.5 * _product(q, k, -1, -1, jnp.float32)
+    score = score if bias is None else score + bias
+    if causal:
+        mask = jnp.tri(*score.shape[-2:], dtype=bool) & (True if mask is None else mask)
+    return score if mask is None else jnp.where(mask, score, -0.7 * jnp.finfo(score.dtype).max)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -34,27 +45,21 @@ def _attend_in_few_passes(causal, q, k, v, bias, mask):
 
 
 def _attend_forward(causal, q, k, v, bias, mask):
-    score = q.shape[-1] ** -0.5 * _product(q, k, 3, 3, jnp.float32)
-    score = score if bias is None else score + bias
-    if causal:
-        mask = jnp.tri(*score.shape[2:], dtype=bool) & (True if mask is None else mask)
-    if mask is not None:
-        score = jnp.where(mask, score, -0.7 * jnp.finfo(score.dtype).max)  # finite: a query that may look nowhere looks everywhere
-    p = jax.nn.softmax(score).astype(v.dtype)
-    y = _product(p, v, 3, 2)
+    p = jax.nn.softmax(_scores(q, k, bias, mask, causal)).astype(v.dtype)
+    y = _product(p, v, -1, -2)
     return y, (q, k, v, bias, p, y)
 
 
 def _attend_backward(causal, kept, g):
     q, k, v, bias, p, y = kept
     # The sum of dp p over a row is g y' (Dao et al. 2022, section 3.1), of fewer numbers, and known before dp.
-    ds = p * (_product(g, v, 3, 3, jnp.float32) - (g * y).sum(-1, keepdims=True, dtype=jnp.float32))
+    ds = p * (_product(g, v, -1, -1, jnp.float32) - (g * y).sum(-1, keepdims=True, dtype=jnp.float32))
     dbias = None
     if bias is not None:
         dbias = ds.sum([axis for axis, n in enumerate(bias.shape) if n == 1], keepdims=True).astype(bias.dtype)
     ds = (q.shape[-1] ** -0.5 * ds).astype(q.dtype)
-    dk, dv = _product(q, ds, 2, 2), _product(g, p, 2, 2)  # (B, H, F, M)
-    return _product(ds, k, 3, 2), dk.swapaxes(2, 3), dv.swapaxes(2, 3), dbias, None
+    dk, dv = _product(q, ds, -2, -2), _product(g, p, -2, -2)  # (B, H, F, M)
+    return _product(ds, k, -1, -2), dk.swapaxes(2, 3), dv.swapaxes(2, 3), dbias, None
 
 
 _attend_in_few_passes.defvjp(_attend_forward, _attend_backward)
@@ -151,26 +156,13 @@ def _attend_in_turns(turns, q, k, v, bias, mask):
     return _turns_forward(turns, q, k, v, bias, mask)[0]
 
 
-def _scores(q, k, mask, bias, causal):
-    """q (C, N, F), k (C, M, F) -> (C, N, M) float32; what is masked is finite, so that a query that may look nowhere looks everywhere."""
-    score = q.shape[-1] ** -0.5 * _of_heads("cnf,cmf->cnm", q, k, jnp.float32)
-    score = score if bias is None else score + bias
-    if causal:
-        mask = jnp.tri(*score.shape[1:], dtype=bool) & (True if mask is None else mask)
-    return score if mask is None else jnp.where(mask, score, -0.7 * jnp.finfo(score.dtype).max)
-
-
-def _of_heads(form, a, b, out=None):
-    return jnp.einsum(form, a, b, preferred_element_type=out)
-
-
 def _turns_forward(turns, q, k, v, bias, mask):
     def turn(q, k, v, mask, bias):
-        score = _scores(q, k, mask, bias, turns.causal)
+        score = _scores(q, k, bias, mask, turns.causal)
         largest = score.max(-1, keepdims=True)
         e = jnp.exp(score - largest)
         total = e.sum(-1, keepdims=True)
-        y = _of_heads("cnm,cmf->cnf", e.astype(v.dtype), v, jnp.float32) / total
+        y = _product(e.astype(v.dtype), v, -1, -2, jnp.float32) / total
         return y.astype(v.dtype), largest[..., 0], total[..., 0]
 
     y, largest, total = (saved(x) for x in turns(turn, (q, k, v), mask, bias))
@@ -181,10 +173,10 @@ def _turns_backward(turns, kept, g):
     *arrays, mask, bias = kept
 
     def turn(q, k, v, y, largest, total, g, mask, bias):
-        p = jnp.exp(_scores(q, k, mask, bias, turns.causal) - largest[..., None]) / total[..., None]
-        slope = p * (_of_heads("cnf,cmf->cnm", g, v, jnp.float32) - (g * y).sum(-1, keepdims=True, dtype=jnp.float32))
+        p = jnp.exp(_scores(q, k, bias, mask, turns.causal) - largest[..., None]) / total[..., None]
+        slope = p * (_product(g, v, -1, -1, jnp.float32) - (g * y).sum(-1, keepdims=True, dtype=jnp.float32))
         ds, p = (q.shape[-1] ** -0.5 * slope).astype(q.dtype), p.astype(q.dtype)
-        slopes = _of_heads("cnm,cmf->cnf", ds, k), _of_heads("cnm,cnf->cmf", ds, q), _of_heads("cnm,cnf->cmf", p, g)
+        slopes = _product(ds, k, -1, -2), _product(ds, q, -2, -2), _product(p, g, -2, -2)
         return slopes if bias is None else (*slopes, slope)
 
     dq, dk, dv, *dbias = turns(turn, (*arrays, g), mask, bias, total=bias is not None)
