@@ -14,4 +14,5 @@ def get_config(arg=""):
     a = c.parse(arg, batch=32768, examples=20_000_000_000)
     encoder = webimages.VIT_B16 | dict(out=512)
     text = webimages.TEXT | dict(causal=True, pool="eot", out=512)
-    return webimages.make(a, method=dict(name="mofi", encoder=encoder, text=text, entities=2_000_000))
+    method = dict(name="mofi", encoder=encoder, text=text, entities=2_000_000)
+    return webimages.make(a, method=method, mesh=dict(fsdp=16))  # whole on every chip, the entities' gradient would be 8 GiB sent a step

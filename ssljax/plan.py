@@ -190,7 +190,6 @@ def _run(program):
     """-> (instruction, bytes of HBM that it moves, [(kind of collective, bytes sent)]) of each, over all the times that it is run."""
 
     def walk(computation, times):
-        channels = set()  # one collective may be taken in steps, by several fusions; those of a `shard_map` all have one channel
         for row in program.computations.get(computation, {}).values():
             if row.operation == "while":
                 yield from walk(row.named("body"), times * program.turns(row))
@@ -200,12 +199,7 @@ def _run(program):
             elif row.operation == "call":
                 yield from walk(row.named("to_apply"), times)
             else:
-                sends = []
-                for kind, channel, size in program.sends(row):
-                    if not row.named("calls") or channel not in channels:
-                        sends.append((kind, times * size))
-                        channels.add(channel)
-                yield row, times * program.moves(row), sends
+                yield row, times * program.moves(row), [(kind, times * size) for kind, size in program.sends(row)]
 
     yield from walk(program.entry, 1)
 
@@ -267,11 +261,13 @@ class _Text:
         return counts[0] if len(counts) == 1 and any("direction=LT" in one.rest for one in rows) else 1
 
     def sends(self, row):
-        """[(kind, channel, bytes)] of an instruction's collectives, those in a fusion included."""
+        """[(kind, bytes)] of an instruction's collectives, those in a fusion included."""
+        if _step(row):
+            return []
         if called := row.named("calls"):
             inner = [one for each in self.computations.get(called, {}).values() for one in self.sends(each)]
             if "all-reduce-scatter" in called:  # as TPUs scatter a sum
-                inner = [("reduce-scatter", channel, size / 2) for _, channel, size in inner]
+                inner = [("reduce-scatter", size / 2) for _, size in inner]
             return inner
         kind = row.operation.removesuffix("-start")
         if kind not in COLLECTIVES:
@@ -280,8 +276,7 @@ class _Text:
         if row.operation in ("all-gather-start", "collective-permute-start"):  # what goes in, what comes out, signals
             parts = [max(parts)] if kind == "collective-permute" else parts[len(parts) // 2 :]
         factor = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}.get(kind, (n - 1) / n)
-        channel = re.search(r"channel_id=(\d+)", row.rest)
-        return [(kind, channel[1] if channel else row.name, sum(parts) * factor)]
+        return [(kind, sum(parts) * factor)]
 
     def moves(self, row):
         """Bytes of HBM that an instruction reads and writes."""
@@ -304,6 +299,8 @@ class _Text:
         called = row.named("calls")
         if called not in self.computations:
             return self.held[row.name] + sum(operands)
+        if "AsyncCollectiveDone" in self.roots[called].rest:
+            return 0
         written = map(min, (array.held for array in self.arrays[row.name]), self.written(self.roots[called], called))
         return sum(written) + sum(min(size, self.read(called, i)) for i, size in enumerate(operands))
 
@@ -316,7 +313,7 @@ class _Text:
     def _used(self, rows, name):
         total = 0
         for row in rows.values():
-            if name not in row.operands:
+            if name not in row.operands or row.operation == "tuple" or _step(row):
                 continue
             if row.operation == "bitcast":
                 total += self._used(rows, row.name)
@@ -335,6 +332,8 @@ class _Text:
         rows = self.computations[computation]
         if root.operation == "tuple":
             return [size for name in root.operands for size in self.written(rows[name], computation)]
+        if root.operation == "parameter" or _step(root):  # handed on
+            return [0] * len(self.arrays[root.name])
         if root.operation == "bitcast":
             return self.written(rows[root.operands[0]], computation)
         if root.operation == "dynamic-update-slice":
@@ -344,6 +343,12 @@ class _Text:
         if (called := root.named("calls")) in self.computations:
             return self.written(self.roots[called], called)
         return [array.taken for array in self.arrays[root.name]]
+
+
+def _step(row):
+    """Whether a collective is what a fusion does of one that an earlier fusion began. There it is counted, once and whole: TPUs take some
+    in steps, beside the products of many fusions, which hand on what is in flight."""
+    return re.search(r'"flag_start":"\d', row.rest) is not None
 
 
 def _group(rest):

@@ -73,23 +73,49 @@ def test_what_a_loop_moves_and_sends_counts_as_often_as_it_turns():
     assert size == sent["all-gather"] and "while/body" in where and where.endswith(": all-gather")
 
 
-# As the TPU's compiler writes them: sums of several arrays in one, a gather taken in steps by two fusions, a scattered sum as a fusion.
+# As the TPU's compiler writes them: sums of several arrays in one, a gather that one fusion begins, another goes on with in each of three
+# turns of a loop, and a third ends, and a scattered sum as a fusion.
 TPU = """
 ENTRY %main (a: f32[8,128]) -> f32[8,128] {
-  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %a = f32[8,128]{1,0} parameter(0)
   %sums = (f32[8,128]{1,0}, bf16[128]{0}, f32[]) all-reduce(%a, %b, %c), channel_id=1, replica_groups=mesh['x'=2,'y'=4] {'y'}, to_apply=%add
-  %first = bf16[4,64]{1,0:T(8,128)S(1)} fusion(%a), kind=kCustom, calls=%step.1
-  %second = bf16[4,64]{1,0:T(8,128)S(1)} fusion(%a), kind=kCustom, calls=%step.2
+  %begun = (bf16[8,128]{1,0}, bf16[32,128]{1,0}) fusion(%a), kind=kCustom, calls=%begin
+  %loop = (s32[], f32[8,128]{1,0}, bf16[8,128]{1,0}, bf16[32,128]{1,0}) while(%into), condition=%until, body=%turn
+  %whole = bf16[32,128]{1,0} fusion(%part, %room), kind=kCustom, calls=%end
   %share = bf16[16,8]{1,0} fusion(%a), kind=kCustom, calls=%all-reduce-scatter.3
   %on = (f32[16]{0}, f32[16]{0}, u32[], u32[]) collective-permute-start(%a), channel_id=4, source_target_pairs={{0,1},{1,0}}
   %next = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%b), channel_id=4, source_target_pairs={{0,1},{1,0}}
   ROOT %off = f32[16]{0} collective-permute-done(%on)
 }
-%step.1 (p: bf16[4,16]) -> bf16[4,64] {
-  ROOT %gather.1 = bf16[4,64]{1,0} all-gather(%p), channel_id=2, replica_groups=[2,4]<=[8], dimensions={1}
+%begin (p: bf16[8,128]) -> (bf16[8,128], bf16[32,128]) {
+  %p.1 = bf16[8,128]{1,0} parameter(0)
+  %gather.1 = bf16[32,128]{1,0} all-gather(%p.1), replica_groups=[2,4]<=[8], dimensions={0}, backend_config={"flag_start":"-1"}
+  ROOT %start = (bf16[8,128]{1,0}, bf16[32,128]{1,0}) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
 }
-%step.2 (p: bf16[4,16]) -> bf16[4,64] {
-  ROOT %gather.2 = bf16[4,64]{1,0} all-gather(%p), channel_id=2, replica_groups=[2,4]<=[8], dimensions={1}
+%until (at: (s32[], f32[8,128], bf16[8,128], bf16[32,128])) -> pred[] {
+  %three = s32[] constant(3)
+  ROOT %less = pred[] compare(%turns, %three), direction=LT
+}
+%turn (at: (s32[], f32[8,128], bf16[8,128], bf16[32,128])) -> (s32[], f32[8,128], bf16[8,128], bf16[32,128]) {
+  %at = (s32[], f32[8,128]{1,0}, bf16[8,128]{1,0}, bf16[32,128]{1,0}) parameter(0)
+  %x = f32[8,128]{1,0} get-tuple-element(%at), index=1
+  %part = bf16[8,128]{1,0} get-tuple-element(%at), index=2
+  %room = bf16[32,128]{1,0} get-tuple-element(%at), index=3
+  %beside = (f32[8,128]{1,0}, bf16[8,128]{1,0}, bf16[32,128]{1,0}, bf16[32,128]{1,0}) fusion(%part, %room, %x), kind=kOutput, calls=%step
+}
+%step (p: bf16[8,128], q: bf16[32,128], x: f32[8,128]) -> (f32[8,128], bf16[8,128], bf16[32,128], bf16[32,128]) {
+  %p.2 = bf16[8,128]{1,0} parameter(0)
+  %q.2 = bf16[32,128]{1,0} parameter(1)
+  %x.2 = f32[8,128]{1,0} parameter(2)
+  %sine = f32[8,128]{1,0} sine(%x.2)
+  %gather.2 = bf16[32,128]{1,0} all-gather(%p.2), replica_groups=[2,4]<=[8], dimensions={0}, backend_config={"flag_start":"2"}
+  ROOT %all = (f32[8,128]{1,0}, bf16[8,128]{1,0}, bf16[32,128]{1,0}, bf16[32,128]{1,0}) tuple(%sine, %p.2, %q.2, %gather.2)
+}
+%end (p: bf16[8,128], q: bf16[32,128]) -> bf16[32,128] {
+  %p.3 = bf16[8,128]{1,0} parameter(0)
+  %q.3 = bf16[32,128]{1,0} parameter(1)
+  %gather.3 = bf16[32,128]{1,0} all-gather(%p.3), replica_groups=[2,4]<=[8], dimensions={0}, backend_config={"flag_start":"2"}
+  ROOT %done = bf16[32,128]{1,0} custom-call(%p.3, %q.3, %gather.3), custom_call_target="AsyncCollectiveDone"
 }
 %all-reduce-scatter.3 (p: bf16[64,8]) -> bf16[16,8] {
   %all = bf16[64,8]{1,0} all-reduce(%p), channel_id=3, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
@@ -102,10 +128,15 @@ def test_a_tpus_collectives_by_hand():
     _, sent = plan.traffic(TPU)
     assert sent == {
         "all-reduce": 2 * 3 / 4 * (8 * 128 * 4 + 128 * 2 + 4),
-        "all-gather": 3 / 4 * 4 * 64 * 2,
+        "all-gather": 3 / 4 * 32 * 128 * 2,
         "reduce-scatter": 3 / 4 * 64 * 8 * 2,
         "collective-permute": 16 * 4 + 8 * 4,
     }
+    moved = {where: size for size, where in plan.largest(TPU, 99)["HBM"]}
+    share, whole, turn = 8 * 128 * 2, 32 * 128 * 2, 8 * 128 * 4
+    # The gathered array is written once; what is handed on beside the loop's sine is neither read nor written by it.
+    assert moved["begun: fusion"] == share + share + whole and moved["beside: fusion"] == 3 * 2 * turn
+    assert "whole: fusion" not in moved
 
 
 # What a TPU's compiler keeps on the chip, S(1): fetched, used by two fusions, one of whose results stays there, and put back.
