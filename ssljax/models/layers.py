@@ -143,14 +143,17 @@ def laid_out(depth, remat):
     """Whether the program has `depth` blocks laid out one behind the other, where else it has a loop. remat: a key of REMAT.
 
     A loop's program does not grow with depth. On a GPU laid out: what a loop keeps for the backward pass is copied into stacks
-    and out again, a fifth of a ViT-L's step. On several CPU devices laid out as well: XLA's CPU runtime begins what follows a loop
-    before the loop has ended: where both hold collectives, two devices can meet them in different order, and wait for each other for ever.
-    Laid out, recomputation saves no memory there: that compiler merges it with the first time, with or without prevent_cse. On one CPU
-    device models of up to 12 blocks are, if none is recomputed, for the same copies: a step of a small one takes two thirds of the time,
-    a ViT-S/16's seven eighths, and a ViT-S/16's program compiles in twice its six seconds.
+    and out again, a fifth of a ViT-L's step. On a TPU where there are three at most and none is recomputed, as in stages of a Swin, a fifth
+    of whose traffic those copies are; of a ViT-S's twelve, laid out, less would stay on the chip: nearly twice the bytes (compiled for a
+    v5e). On several CPU devices laid out as well: XLA's CPU runtime begins what follows a loop before the loop has ended: where both hold
+    collectives, two devices can meet them in different order, and wait for each other for ever. Laid out, recomputation saves no memory
+    there: that compiler merges it with the first time, with or without prevent_cse. On one CPU device models of up to 12 blocks are, if
+    none is recomputed, for the same copies: a step of a small one takes two thirds of the time, a ViT-S/16's seven eighths, and a
+    ViT-S/16's program compiles in twice its six seconds.
     """
-    gpu, cpu = sharding.platform() == "gpu", sharding.platform() == "cpu"
-    return gpu or (cpu and (jax.device_count() > 1 or (depth <= 12 and remat == "none")))
+    few = {"cpu": 12, "tpu": 3}.get(sharding.platform(), 0)
+    several = sharding.platform() == "cpu" and jax.device_count() > 1
+    return sharding.platform() == "gpu" or several or (depth <= few and remat == "none")
 
 
 def stacked(block, depth, remat, *, in_axes=0, collections=()):

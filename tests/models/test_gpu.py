@@ -50,13 +50,16 @@ def test_flash_attention_of_an_odd_length_and_what_rematerialisation_keeps_of_it
     assert {e.invars[0].aval.shape for e in found} == {(2, 66, 2, 32)}  # of 65 tokens
 
 
-@pytest.mark.parametrize("platform, unroll", [("gpu", 3), ("cpu", 3), ("tpu", 1)])
-def test_how_blocks_are_laid_out_is_the_meshs_platforms_affair(platform, unroll):
+@pytest.mark.parametrize("platform, depth, remat, unroll", [
+    ("gpu", 4, "none", 4), ("cpu", 4, "none", 4), ("tpu", 4, "none", 1), ("tpu", 3, "none", 3), ("tpu", 3, "dots", 1),
+])  # fmt: skip
+def test_how_blocks_are_laid_out_is_the_meshs_platforms_affair(platform, depth, remat, unroll):
     """And not that of JAX's own devices: a plan is made for a mesh of chips that are not there."""
     device = jax.sharding.AbstractDevice(platform, 1, platform)
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)):
-        loops = [e.params for e in equations(gradient_of_vit(32, dtype="float32")) if e.primitive.name == "scan"]
-    assert {params["unroll"] for params in loops if params["length"] == 3} == {unroll}
+        program = gradient_of_vit(32, remat, dtype="float32", depth=depth)
+        loops = [e.params for e in equations(program) if e.primitive.name == "scan"]
+    assert {params["unroll"] for params in loops if params["length"] == depth} == {unroll}
 
 
 @pytest.mark.parametrize(
