@@ -5,7 +5,7 @@ python -m ssljax.train --config configs/coca_vitb16_webimages.py --config.data.s
 Paper: 82.6 % zero-shot on ImageNet-1k, of JFT-3B and ALIGN's pairs. There Adafactor; here AdamW of the same rate and decay.
 With CLIP's tokenizer: --config.data.tokenizer=clip:PATH --config.method.text.vocab_size=49408 --config.method.decoder.vocab_size=49408
 --config.method.start=49406.
-Plan: v5p:8x8x8, data=512: about 26.6 of 95 GiB a chip, at most 835,354 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5p:8x8x8, data=512: 26.5 of 95 GiB a chip, at most 696,588 images/s (HBM).
 """
 
 from ssljax import config as c

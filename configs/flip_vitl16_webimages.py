@@ -4,7 +4,7 @@ pictures for a little while: `:mask_ratio=0.0,examples=128_000_000` with --confi
 python -m ssljax.train --config configs/flip_vitl16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/flip
 
 Paper: 74.3 % zero-shot on ImageNet-1k, ViT-L/16 on LAION-400M.
-Plan: v5p:8x8x8, data=512: about 14.6 of 95 GiB a chip, at most 1,182,539 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5p:8x8x8, data=512: 14.9 of 95 GiB a chip, at most 1,059,686 images/s (HBM).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/mae_clip_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/mae_clip
 
 Paper: better than CLIP on 11.3 M pairs, no better on 1.4 B.
-Plan: v5p:8x8x8, data=512: about 9.8 of 95 GiB a chip, at most 1,282,788 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:16x16, data=256: 12.0 of 16 GiB a chip, at most 274,664 images/s (HBM).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/mofi_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/mofi
 
 Paper: 86.7 mAP on GPR1200, where CLIP has 72.2, of its largest model on I2E's 1.1 B pictures.
-Plan: v5p:8x8x8, data=512: about 24.0 of 95 GiB a chip, at most 1,122,702 images/s (links; HBM's traffic not counted).
+Plan: v5e:16x16, data=16,fsdp=16: 9.1 of 16 GiB a chip, at most 359,867 images/s (HBM).
 """
 
 from ssljax import config as c

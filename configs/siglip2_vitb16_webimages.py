@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/siglip2_vitb16_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/siglip2
 
 Paper: 78.2 % zero-shot on ImageNet-1k at 224, 40 B examples of WebLI.
-Plan: v5p:8x8x8, data=512: about 13.9 of 95 GiB a chip, at most 517,904 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5p:8x8x8, data=512: 14.3 of 95 GiB a chip, at most 440,437 images/s (HBM).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/virtex_resnet50_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/virtex
 
 Paper: 53.8 % linear on ImageNet-1k, 88.7 mAP on VOC07, from 118 k pictures.
-Plan: v5e:4x4, data=16: about 2.6 of 16 GiB a chip, at most 24,239 images/s (links; HBM's traffic not counted).
+Plan: v5e:4x4, data=16: 2.1 of 16 GiB a chip, at most 26,440 images/s (links).
 """
 
 from ssljax import config as c
