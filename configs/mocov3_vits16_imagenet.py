@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/mocov3_vits16_imagenet.py --workdir gs://BUCKET/mocov3 --distributed
 
 Paper: linear probe 73.2 % with ViT-S/16 and 76.7 with ViT-B/16 (`:size=B`) after 300 epochs.
-Plan: v5e:8x8, data=64: 4.7 of 16 GiB a chip, at most 134,252 images/s (HBM).
+Plan: v5e:8x8, data=64: 4.7 of 16 GiB a chip, at most 134,298 images/s (HBM).
 """
 
 from ssljax import config as c
