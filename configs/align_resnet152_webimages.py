@@ -4,7 +4,7 @@ python -m ssljax.train --config configs/align_resnet152_webimages.py --config.da
 
 Paper: 76.4 % zero-shot on ImageNet-1k, EfficientNet-L2 and BERT-Large on 1.8 B pairs. Here ResNet-152 for the former, BERT-Base's size
 and no label smoothing.
-Plan: v5e:16x16, data=256: about 14.5 of 16 GiB a chip, at most 317,518 images/s (bfloat16 matrix products; HBM's traffic not counted).
+Plan: v5e:16x16, data=256: 13.5 of 16 GiB a chip, at most 174,573 images/s (HBM).
 """
 
 from ssljax import config as c

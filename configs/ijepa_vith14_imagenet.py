@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/ijepa_vith14_imagenet.py --workdir gs://BUCKET/ijepa
 
 Paper: 79.3 % linear, ViT-H/14 at 224, 300 epochs.
-Plan: v5e:8x8, data=64: 13.8 of 16 GiB a chip, at most 18,017 images/s (bfloat16 matrix products).
+Plan: v5e:8x8, data=64: 13.8 of 16 GiB a chip, at most 18,007 images/s (bfloat16 matrix products).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/lejepa_vitl14_imagenet.py --workdir gs://BUCKET/lejepa --distributed
 
 Paper: ViT-H/14 reaches a linear probe of 79 %; ViT-L after 100 epochs an average of 79.5 % over eight transfer sets.
-Plan: v5e:16x16, data=256: 9.5 of 16 GiB a chip, at most 12,782 images/s (HBM).
+Plan: v5e:16x16, data=256: 9.2 of 16 GiB a chip, at most 11,961 images/s (HBM).
 """
 
 from ssljax import config as c

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/openclip_vitb16_webimages.py --config.data.source='tar:PATH/{0000..1000}.tar' --workdir gs://BUCKET/openclip
 
 Paper: 73.5 % zero-shot on ImageNet-1k of DataComp-1B (datacomp_xl_s13b_b90k).
-Plan: v5p:8x8x8, data=512: 12.4 of 95 GiB a chip, at most 1,450,665 images/s (HBM).
+Plan: v5p:8x8x8, data=512: 12.4 of 95 GiB a chip, at most 1,451,649 images/s (HBM).
 """
 
 from ssljax import config as c
