@@ -225,6 +225,12 @@ class _Row:
         found = re.search(r'op_name="([^"]*)"', self.rest)
         return found[1] if found else ""
 
+    @property
+    def goes_on(self):
+        """Whether this is what a fusion does of a collective that an earlier one began, where it is counted, once and whole. TPUs take some
+        in steps, beside the products of many fusions, which hand on what is in flight."""
+        return re.search(r'"flag_start":"\d', self.rest) is not None
+
 
 class _Text:
     """Optimised HLO, read."""
@@ -262,7 +268,7 @@ class _Text:
 
     def sends(self, row):
         """[(kind, bytes)] of an instruction's collectives, those in a fusion included."""
-        if _step(row):
+        if row.goes_on:
             return []
         if called := row.named("calls"):
             inner = [one for each in self.computations.get(called, {}).values() for one in self.sends(each)]
@@ -313,7 +319,7 @@ class _Text:
     def _used(self, rows, name):
         total = 0
         for row in rows.values():
-            if name not in row.operands or row.operation == "tuple" or _step(row):
+            if name not in row.operands or row.operation == "tuple" or row.goes_on:
                 continue
             if row.operation == "bitcast":
                 total += self._used(rows, row.name)
@@ -332,7 +338,7 @@ class _Text:
         rows = self.computations[computation]
         if root.operation == "tuple":
             return [size for name in root.operands for size in self.written(rows[name], computation)]
-        if root.operation == "parameter" or _step(root):  # handed on
+        if root.operation == "parameter" or root.goes_on:  # handed on
             return [0] * len(self.arrays[root.name])
         if root.operation == "bitcast":
             return self.written(rows[root.operands[0]], computation)
@@ -343,12 +349,6 @@ class _Text:
         if (called := root.named("calls")) in self.computations:
             return self.written(self.roots[called], called)
         return [array.taken for array in self.arrays[root.name]]
-
-
-def _step(row):
-    """Whether a collective is what a fusion does of one that an earlier fusion began. There it is counted, once and whole: TPUs take some
-    in steps, beside the products of many fusions, which hand on what is in flight."""
-    return re.search(r'"flag_start":"\d', row.rest) is not None
 
 
 def _group(rest):

@@ -116,16 +116,15 @@ def check_divides(layout, **sizes):
 class _Blocks:
     """The rows of a tree as blocks of one static size, at least so many; a block may have `times` as many rows as one usually has. The
     last one ends with the rows: where it overlaps the one before, its rows are not fresh, and count for nothing. A tuple of views shares a
-    block, and so do the vectors of rows that are sets of them. room: how many times its rows a block might have had."""
+    block, and so do the vectors of rows that are sets of them."""
 
     def __init__(self, tree, least=1, times=1):
         self.length = _length(tree)
         members = max(math.prod(leaf.shape[1:-1]) for leaf in jax.tree.leaves(tree))
         block = GPU_BLOCK if sharding.platform() == "gpu" else BLOCK if members == 1 else SETS_BLOCK
-        most = times * max(block // (len(tree) if isinstance(tree, tuple) else 1) // members, 1)
-        self.count = max(-(-self.length // most), min(least, self.length), 1)
+        self.most = times * max(block // (len(tree) if isinstance(tree, tuple) else 1) // members, 1)
+        self.count = max(-(-self.length // self.most), min(least, self.length), 1)
         self.size = -(-self.length // self.count)
-        self.room = max(most // self.size, 1) if self.size else 1
 
     @property
     def ragged(self):
@@ -173,7 +172,7 @@ def _blockwise(block, own, visit, rows, columns, kept, least=1):
         return rows, columns, None
     # Few visitors look at more rows at a time: what is accumulated for a block of rows is read and written for each block of visitors.
     j_blocks = _Blocks(visit, least)
-    i_blocks = _Blocks(own, times=j_blocks.room)
+    i_blocks = _Blocks(own, times=j_blocks.most // j_blocks.size)
 
     def row_block(carry, i, kept):
         rows, columns = carry

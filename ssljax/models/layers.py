@@ -151,9 +151,10 @@ def laid_out(depth, remat):
     none is recomputed, for the same copies: a step of a small one takes two thirds of the time, a ViT-S/16's seven eighths, and a
     ViT-S/16's program compiles in twice its six seconds.
     """
-    few = {"cpu": 12, "tpu": 3}.get(sharding.platform(), 0)
-    several = sharding.platform() == "cpu" and jax.device_count() > 1
-    return sharding.platform() == "gpu" or several or (depth <= few and remat == "none")
+    platform = sharding.platform()
+    if platform == "gpu" or (platform == "cpu" and jax.device_count() > 1):
+        return True
+    return remat == "none" and depth <= {"cpu": 12, "tpu": 3}.get(platform, 0)
 
 
 def stacked(block, depth, remat, *, in_axes=0, collections=()):
