@@ -19,6 +19,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from ssljax import config as configs  # noqa: E402
+from ssljax import metrics  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
@@ -53,6 +54,14 @@ def raw_batch(config, step=0):
     if "text" in config.method:
         raw["text"] = rng.integers(1, config.method.text.vocab_size, (batch, config.method.text.length)).astype(np.int32)
     return raw
+
+
+def equations(jaxpr):
+    """Every equation of a jaxpr, those of what it calls as well."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in metrics.subjaxprs(equation.params):
+            yield from equations(inner)
 
 
 @functools.cache

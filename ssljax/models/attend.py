@@ -82,18 +82,16 @@ class Turns:
 
         def local(arrays, mask, bias):
             batch, heads = arrays[0].shape[:2]
-            one = mask is None or mask.shape[0] == 1  # for all pictures
-            masks = None if one else jnp.repeat(mask[:, 0], heads, axis=0).reshape(-1, self.heads, *mask.shape[2:])
             turns = [x.reshape(-1, self.heads, *x.shape[2:]) for x in arrays]
 
             def turn(summed, given):
-                i, turn, masked = given
-                masked = mask[0] if one and mask is not None else masked
+                i, turn = given
+                masked = None if mask is None else _masked(mask[:, 0], i, self.heads, heads)
                 out = function(*turn, masked, None if bias is None else _own(bias[0], i, self.heads))
                 return (_added(summed, out[-1], i), out[:-1]) if total else (None, out)
 
             summed = jnp.zeros(bias.shape[1:], jnp.float32) if total else None
-            summed, out = jax.lax.scan(turn, summed, (jnp.arange(len(turns[0])), turns, masks))
+            summed, out = jax.lax.scan(turn, summed, (jnp.arange(len(turns[0])), turns))
             if total and self.mesh is not None:
                 summed = jax.lax.psum(summed, self.split[0])
             return [x.reshape(batch, heads, *x.shape[2:]) for x in out], summed
@@ -106,6 +104,14 @@ class Turns:
             made = self.split, PartitionSpec(heads)
             out, summed = jax.shard_map(local, mesh=self.mesh, in_specs=given, out_specs=made, check_vma=False)(arrays, mask, bias)
         return (*out, summed) if total else out
+
+
+def _masked(mask, i, count, heads):
+    """mask (B or 1, N, M), of pictures of `heads` heads each -> that of the heads of turn i (count or 1, N, M)."""
+    if len(mask) == 1:
+        return mask
+    pictures = max(1, count // heads)
+    return jnp.repeat(jax.lax.dynamic_slice_in_dim(mask, i * count // heads, pictures), count // pictures, axis=0)
 
 
 def _own(bias, i, count):
@@ -157,6 +163,10 @@ def _attend_in_turns(turns, q, k, v, bias, mask):
 
 
 def _turns_forward(turns, q, k, v, bias, mask):
+    given = mask
+    if mask is not None:  # what hangs from it alone would be taken out of a loop over blocks: masks of all turns, as large as the scores
+        given, q = jax.lax.optimization_barrier((mask, q))
+
     def turn(q, k, v, mask, bias):
         score = _scores(q, k, bias, mask, turns.causal)
         largest = score.max(-1, keepdims=True)
@@ -165,7 +175,7 @@ def _turns_forward(turns, q, k, v, bias, mask):
         y = _product(e.astype(v.dtype), v, -1, -2, jnp.float32) / total
         return y.astype(v.dtype), largest[..., 0], total[..., 0]
 
-    y, largest, total = (saved(x) for x in turns(turn, (q, k, v), mask, bias))
+    y, largest, total = (saved(x) for x in turns(turn, (q, k, v), given, bias))
     return y, (q, k, v, y, largest, total, mask, bias)
 
 

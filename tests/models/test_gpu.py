@@ -12,6 +12,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from ssljax import metrics
 from ssljax.models import transformer, vit
 from ssljax.models.attend import attend
+from tests.conftest import equations
 
 FLASH = {"forward": "dot_product_attention_fwd_wrapper", "backward": "dot_product_attention_bwd_wrapper"}
 
@@ -23,13 +24,6 @@ def gpu(monkeypatch):
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91400)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
-
-
-def equations(jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in metrics.subjaxprs(equation.params):
-            yield from equations(inner)
 
 
 def gradient_of_vit(side, remat="none", **fields):

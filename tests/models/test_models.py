@@ -10,6 +10,7 @@ import pytest
 from ssljax import fields, metrics, models, sharding, trees
 from ssljax.errors import UserError
 from ssljax.models import attend, heads, layers, positions, resnet, text, transformer, vit
+from tests.conftest import equations
 
 pytestmark = pytest.mark.quick
 
@@ -479,3 +480,29 @@ def test_attention_in_turns_on_a_mesh_is_attention_at_once(remat, biased, monkey
         found = jax.jit(lambda v, x: slopes(v, x))(variables, split)
     for ours, expected in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * float(jnp.abs(expected).max()) + 1e-7)
+
+
+def test_masks_of_texts_in_turns_on_a_mesh_are_never_those_of_all_heads(monkeypatch):
+    """Outputs and gradients are those at once, and neither loop is handed masks as large as all scores, which wait in HBM."""
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    tower = text.TextTransformer(width=24, depth=4, heads=4, mlp_dim=24, vocab_size=9, length=12)  # four blocks are a loop
+    ids = jax.random.randint(jax.random.PRNGKey(0), (16, 12), 1, 9) * (jnp.arange(12) < jnp.arange(1, 17)[:, None])
+    variables = tower.init(jax.random.PRNGKey(1), ids, train=False)
+    way = jax.random.normal(jax.random.PRNGKey(2), (16, 12, 24))
+    loss = lambda v, ids: (tower.apply(v, ids, train=False, valid=ids != 0)["tokens"] * way).sum()  # noqa: E731
+    wanted = jax.jit(jax.value_and_grad(loss))(variables, ids)
+    monkeypatch.setattr(sharding, "chip", lambda: attend.KEEPS_LOOPS[0])
+    monkeypatch.setattr(attend, "ALL_SCORES", 0)
+    for count in (1, 4):  # heads of a turn: one, of two of a device, and those of two texts
+        monkeypatch.setattr(attend, "TURN_SCORES", count * 16 * 128 * 4)
+        mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, batch=16)
+        with jax.set_mesh(mesh):
+            split = jax.device_put(ids, jax.sharding.NamedSharding(mesh, sharding.BATCH))
+            slopes = lambda v, x: jax.value_and_grad(loss)(v, x)  # noqa: E731
+            traced = jax.make_jaxpr(slopes)(variables, split)
+            found = jax.jit(slopes)(variables, split)
+        for ours, expected in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * float(jnp.abs(expected).max()) + 1e-7)
+        loops = [e for e in equations(traced.jaxpr) if e.primitive.name == "scan"]
+        assert {e.params["length"] for e in loops} == {4, 4 * 2 // count}
+        assert max(v.aval.size for e in loops for v in e.invars if v.aval.dtype == bool) == ids.size
