@@ -16,7 +16,7 @@ def get_config(arg=""):
     encoder = resnet.size(50, dtype="bfloat16")
     return imagenet.make(
         a,
-        method=dict(name="denoising", encoder=encoder, decoder=dict(name="image_decoder", size=256, width=512)),
+        method=dict(name="denoising", encoder=encoder, decoder=dict(name="image_decoder", size=256, width=512, patch_size=4)),
         augment={"views": dict(count=1, size=256, scale=(0.2, 1.0))},
         optim=dict(name="sgd", momentum=0.9, lr=dict(kind="cosine", peak=0.1, warmup_steps=imagenet.steps(a, 5)), weight_decay=1e-4),
     )

@@ -3,7 +3,7 @@
 python -m ssljax.train --config configs/unicl_swint_webimages.py --config.data.source=folder:PATH --workdir gs://BUCKET/unicl
 
 Paper: 40.5 % zero-shot on ImageNet-1k of ImageNet-21k and YFCC-14M, 30.1 % of the pairs alone. A pair without a label stands alone.
-Plan: v5e:8x8, data=64: 7.7 of 16 GiB a chip, at most 91,067 images/s (HBM).
+Plan: v5e:8x8, data=64: 7.5 of 16 GiB a chip, at most 92,772 images/s (HBM).
 """
 
 from ssljax import config as c

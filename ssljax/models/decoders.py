@@ -5,6 +5,7 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ssljax import losses
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
 from ssljax.models import positions
@@ -169,24 +170,29 @@ class ImageDecoder(nn.Module):
     """From features back to a picture: a small map, doubled until it has the size. (B, D) or (B, h, w, D) -> float32 (B, size, size, out).
 
     A vector is spread over a map of 4 x 4 by a linear layer; each doubling is by nearest neighbour and a 3x3 convolution, which leaves no
-    checkerboard as a strided deconvolution does (Odena et al. 2016)."""
+    checkerboard as a strided deconvolution does (Odena et al. 2016). The last map has a place for each patch of the picture, and gives its
+    pixels (Shi et al. 2016, arXiv 1609.05158): few channels at many places are what chips are slow at."""
 
-    size: int = arg(32, "side of the picture, pixels: 4, or the map's side, times a power of two")
+    size: int = arg(32, "side of the picture, pixels: 4, or the map's side, times a power of two and patch_size")
     width: int = arg(128, "channels of the first map; each doubling halves them, to 16 at the least")
     out: int = arg(3, "channels of the picture")
+    patch_size: int = arg(1, "side of a patch, pixels")
     dtype: str = dtype()
 
     @nn.compact
     def __call__(self, x, *, train):
         if x.ndim == 2:
             x = nn.Dense(16 * self.width, dtype=self.dtype, kernel_init=kernel_init, name="spread")(x).reshape(-1, 4, 4, self.width)
-        steps = round(math.log2(self.size / x.shape[1]))
-        if x.shape[1] * 2**steps != self.size:
-            raise UserError(f"size={self.size} is not {x.shape[1]} times a power of two")
+        steps = round(math.log2(max(self.size / self.patch_size / x.shape[1], 1)))
+        if x.shape[1] * 2**steps * self.patch_size != self.size:
+            wanted = f"{x.shape[1]} times a power of two times patch_size={self.patch_size}"
+            raise UserError(f"size={self.size} is not {wanted}")
         width = self.width
         for i in range(steps):
             width = max(width // 2, 16)
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
             x = nn.Conv(width, (3, 3), use_bias=False, dtype=self.dtype, name=f"conv{i}")(x)
             x = nn.relu(BatchNorm(not train, dtype=self.dtype, name=f"bn{i}")(x))
-        return nn.Conv(self.out, (3, 3), dtype=self.dtype, name="pixels")(x).astype(jnp.float32)
+        x = nn.Conv(self.patch_size**2 * self.out, (3, 3), dtype=self.dtype, name="pixels")(x)
+        patches = x.reshape(len(x), -1, x.shape[-1])
+        return losses.unpatchify(patches, self.patch_size).astype(jnp.float32)

@@ -9,7 +9,7 @@ import pytest
 
 from ssljax import fields, layouts, models, trees
 from ssljax.errors import UserError
-from ssljax.models import convnext, heads, layers, resnet, swin
+from ssljax.models import convnext, decoders, heads, layers, resnet, swin
 
 pytestmark = pytest.mark.quick
 
@@ -279,3 +279,24 @@ def test_files_that_do_not_fit_are_refused():
     del arrays["layer2.1.bn2.running_var"]
     with pytest.raises(UserError, match="missing: layer2.1.bn2.running_var"):
         layouts.read(layouts.make("timm:resnet", {}, shapes), arrays)
+
+
+def test_the_image_decoders_last_map_gives_the_pixels_of_its_patches():
+    """By the definition, in float64: a place's channels are the pixels of its patch, row by row."""
+    decoder = decoders.ImageDecoder(size=8, width=6, patch_size=2)
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 5))
+    params, _ = init(decoder, jnp.float32(x))
+    kernel, bias = (np.float64(params["pixels"][name]) for name in ("kernel", "bias"))
+    bias += np.arange(12)
+    found, _ = models.apply(decoder, {"pixels": {"kernel": kernel, "bias": bias}}, {}, jnp.float32(x), train=False)
+    around = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    wanted = np.zeros((2, 8, 8, 3))
+    for row, column, channel in np.ndindex(8, 8, 3):
+        i, j = row // 2, column // 2
+        place = around[:, i : i + 3, j : j + 3]
+        out = (row % 2 * 2 + column % 2) * 3 + channel
+        wanted[:, row, column, channel] = (place * kernel[..., out]).sum((1, 2, 3)) + bias[out]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    with pytest.raises(UserError, match="size=12 is not 4 times a power of two times patch_size=2"):
+        init(decoders.ImageDecoder(size=12, patch_size=2), jnp.float32(x))
