@@ -185,8 +185,7 @@ class ImageDecoder(nn.Module):
             x = nn.Dense(16 * self.width, dtype=self.dtype, kernel_init=kernel_init, name="spread")(x).reshape(-1, 4, 4, self.width)
         steps = round(math.log2(max(self.size / self.patch_size / x.shape[1], 1)))
         if x.shape[1] * 2**steps * self.patch_size != self.size:
-            wanted = f"{x.shape[1]} times a power of two times patch_size={self.patch_size}"
-            raise UserError(f"size={self.size} is not {wanted}")
+            raise UserError(f"size={self.size} is not {x.shape[1]} times a power of two times patch_size={self.patch_size}")
         width = self.width
         for i in range(steps):
             width = max(width // 2, 16)
@@ -195,4 +194,4 @@ class ImageDecoder(nn.Module):
             x = nn.relu(BatchNorm(not train, dtype=self.dtype, name=f"bn{i}")(x))
         x = nn.Conv(self.patch_size**2 * self.out, (3, 3), dtype=self.dtype, name="pixels")(x)
         patches = x.reshape(len(x), -1, x.shape[-1])
-        return losses.unpatchify(patches, self.patch_size).astype(jnp.float32)
+        return losses.unpatchify(patches, self.patch_size, x.shape[1:3]).astype(jnp.float32)
