@@ -189,6 +189,7 @@ def measure(case, batch, dtype):
         from launch.bench import step_rivals
 
         theirs = step_rivals.make(case, raw, dtype, FLAGS.compile)
+        row |= {"rivals": step_rivals.versions()} if theirs else {}
     for name, function in theirs.items():
         try:
             function(), function()

@@ -4,7 +4,10 @@ Every rival is a function () -> None that takes a whole step, on the views and t
 Absent packages make no rival.
 """
 
+import importlib.metadata
 import importlib.util
+
+PACKAGES = ("torch", "timm", "transformers")
 
 
 def make(case, raw, dtype, compiled):
@@ -40,6 +43,11 @@ def make(case, raw, dtype, compiled):
         fast = torch.compile(loss)
         rivals["torch.compile"] = lambda: step(fast)
     return rivals
+
+
+def versions():
+    """What a rival's speed depends on: "torch 2.13.0, timm 1.0.31, ...", of the packages that are installed."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES if importlib.util.find_spec(name))
 
 
 def _pictures(value, device):
