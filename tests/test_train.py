@@ -258,3 +258,22 @@ for _ in range(3):
         done = subprocess.run([sys.executable, "-c", program, way], capture_output=True, text=True, check=True, cwd=ROOT)
         faults[way] = int(done.stdout.split()[-1])
     assert faults["keep"] < 1000 < 2**27 // 2**16 <= faults["default"], faults  # in pages of 4 to 64 KiB
+
+
+def test_what_a_process_keeps_comes_in_huge_pages_where_the_system_gives_them_to_who_asks():
+    program = """
+import re, sys
+from ssljax import cli
+if sys.argv[1] == "keep":
+    cli.keep_memory()
+block = b"x" * 2**27
+regions = re.split("(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").read())
+ends = lambda region: [int(end, 16) for end in region.split(" ", 1)[0].split("-")]
+own, = (region for region in regions if region and ends(region)[0] <= id(block) + 2**26 < ends(region)[1])
+print(" hg" in re.search("VmFlags:(.*)", own)[1], int(re.search("Rss: +([0-9]+)", own)[1]) * 1024 < 2**29)
+"""
+    huge, commit = (pathlib.Path(path) for path in ("/sys/kernel/mm/transparent_hugepage/enabled", "/proc/sys/vm/overcommit_memory"))
+    asked = huge.exists() and "[madvise]" in huge.read_text() and commit.read_text().strip() != "2"
+    for way, expected in (("keep", asked), ("default", False)):
+        done = subprocess.run([sys.executable, "-c", program, way], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stdout.split() == [str(expected), "True"], (way, done.stdout)  # and asking takes no memory: 128 MiB are written
