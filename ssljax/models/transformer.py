@@ -20,34 +20,48 @@ from ssljax.models.layers import REMAT, LayerNorm, drop_path, flat_product, laid
 
 @jax.custom_vjp
 def gelu(x):
-    """x Phi(x) (Hendrycks and Gimpel 2016). Keeps x alone for the backward pass, where derived from erf it would keep four arrays."""
-    return (x * _normal(x)[0]).astype(x.dtype)
+    """x Phi(x) (Hendrycks and Gimpel 2016). Keeps x alone for the backward pass, where derived from erf it would keep four arrays.
+
+    x of any float dtype, computed in float32 or wider. phi and Phi are the standard normal's density and distribution, Phi(-|x|) is
+    phi(x) r(|x|), Mills' ratio r. One exponential and one division, each used once: what is expensive and used twice, as Phi by erfc is,
+    XLA's CPU compiler writes out, three arrays instead of one."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    tail = _density(wide) * _mills(jnp.abs(wide), x.dtype)
+    return (jnp.maximum(wide, 0.0) - jnp.abs(wide) * tail).astype(x.dtype)
 
 
-def _normal(x):
-    """Distribution Phi(x) and density phi(x) of the standard normal, float32 or wider.
+def _density(x):
+    return jnp.exp(-0.5 * x * x) * 0.3989422804014327
 
-    Both by one exponential, in one pass: Phi(-x) = phi(x) times Mills' ratio, a fit for 0 <= x <= 6. XLA takes erfc in three, and a CPU
-    writes each out. Of relative error 4e-8 in t = 1 / (1 + 0.3 x), less than float32 resolves; of bfloat16 on a GPU, where arithmetic takes
-    longer than the memory, of 3e-4 in x, a tenth of what bfloat16 resolves."""
-    quick = sharding.platform() == "gpu" and x.dtype == jnp.bfloat16
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    density = jnp.exp(-0.5 * x * x) * 0.3989422804014327
+
+def _mills(x, dtype):
+    """Mills' ratio Phi(-x) / phi(x) for 0 <= x <= 6, beyond that the one at 6, where phi is 6e-9. x: float32 or wider; dtype: the input's.
+
+    Of float32 a fit of relative error 6e-8, which is what float32 resolves. Of bfloat16 on a GPU, where arithmetic takes longer than the
+    memory, one of 3e-4 with no division, a tenth of what bfloat16 resolves."""
+    x = jnp.minimum(x, 6.0)
     if x.dtype == jnp.float64:
-        return 0.5 * jax.lax.erfc(x * -0.7071067811865476), density
-    near = jnp.minimum(jnp.abs(x), 6.0)
-    near, fit = (near / 3.0 - 1.0, MILLS_QUICK) if quick else (1.0 / (1.0 + 0.3 * near), MILLS)
-    tail = density * functools.reduce(lambda value, coefficient: value * near + coefficient, fit)
-    return jnp.where(x > 0, 1.0 - tail, tail), density
+        return 0.5 * jax.lax.erfc(x * 0.7071067811865476) / _density(x)
+    if sharding.platform() == "gpu" and dtype == jnp.bfloat16:
+        return _polynomial(MILLS_OF_BFLOAT16, x / 3.0 - 1.0)
+    return _polynomial(MILLS[0], x) / _polynomial(MILLS[1], x)
 
 
-MILLS = (0.0904830544, -0.396348732, 0.516468394, -0.128027045, 0.314596192, 0.254548954, 0.301618416, 0.29997495, 0.0)
-MILLS_QUICK = (0.0439258, -0.0820138, 0.0381500, -0.0376535, 0.1139068, -0.1677052, 0.2071399, -0.2578846, 0.3045607)
+MILLS_OF_BFLOAT16 = (0.0439258, -0.0820138, 0.0381500, -0.0376535, 0.1139068, -0.1677052, 0.2071399, -0.2578846, 0.3045607)
+MILLS = (0.0341721247, 0.261897759, 0.838723231, 1.25331406), (0.0341927067, 0.261345205, 0.879563192, 1.46708527, 1.0)
+
+
+def _polynomial(coefficients, x):
+    """coefficients: of the highest power first."""
+    return functools.reduce(lambda value, coefficient: value * x + coefficient, coefficients)
 
 
 def _gelu_backward(x, g):
-    distribution, density = _normal(x)
-    dx = (g * (distribution + x * density)).astype(x.dtype)
+    # Phi(x) + x phi(x). The barrier: a CPU's compiler would keep the forward pass's exponential for it, as large as x.
+    wide = (jax.lax.optimization_barrier(x) if sharding.platform() == "cpu" else x).astype(jnp.promote_types(x.dtype, jnp.float32))
+    positive = wide > 0
+    slope = positive + _density(wide) * (wide + jnp.where(positive, -1.0, 1.0) * _mills(jnp.abs(wide), x.dtype))
+    dx = (g * slope).astype(x.dtype)
     # Two products and the bias's sum use it: a GPU's compiler would compute it again for the sum.
     return (jax.lax.optimization_barrier(dx) if sharding.platform() == "gpu" else dx,)
 
