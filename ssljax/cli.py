@@ -61,8 +61,9 @@ def keep_memory():
     mmap_max, trim_threshold, arena_max = -4, -1, -8
     for option, value in ((mmap_max, 0), (trim_threshold, -1), (arena_max, 1)):  # of other arenas large blocks are always mapped
         libc.mallopt(option, value)
-    if _text("/proc/sys/vm/overcommit_memory") == "2" or "[madvise]" not in _text("/sys/kernel/mm/transparent_hugepage/enabled"):
-        return  # addresses count as memory; or pages are huge as it is, or never
+    asks = "[madvise]" in _text("/sys/kernel/mm/transparent_hugepage/enabled")  # otherwise pages are huge as it is, or never
+    if not asks or os.sysconf("SC_PAGE_SIZE") != 2**12 or _text("/proc/sys/vm/overcommit_memory") == "2":
+        return  # of larger pages huge ones are too large, 512 MiB; or addresses count as memory
     libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
     libc.madvise.argtypes, advise_huge, huge = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int], 14, 2**21
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // huge * huge

@@ -35,13 +35,14 @@ def _density(x):
 
 
 def _mills(x, dtype):
-    """Mills' ratio Phi(-x) / phi(x) for 0 <= x <= 6, beyond that the one at 6, where phi is 6e-9. x: float32 or wider; dtype: the input's.
+    """Mills' ratio Phi(-x) / phi(x) for x >= 0; beyond 6, where phi is 6e-9, the one at 6. x: float32 or wider; dtype: the input's.
 
     Of float32 a fit of relative error 6e-8, which is what float32 resolves. Of bfloat16 on a GPU, where arithmetic takes longer than the
     memory, one of 3e-4 with no division, a tenth of what bfloat16 resolves."""
-    x = jnp.minimum(x, 6.0)
     if x.dtype == jnp.float64:
+        x = jnp.minimum(x, 26.0)
         return 0.5 * jax.lax.erfc(x * 0.7071067811865476) / _density(x)
+    x = jnp.minimum(x, 6.0)
     if sharding.platform() == "gpu" and dtype == jnp.bfloat16:
         return _polynomial(MILLS_OF_BFLOAT16, x / 3.0 - 1.0)
     return _polynomial(MILLS[0], x) / _polynomial(MILLS[1], x)
