@@ -179,8 +179,7 @@ def compile_once():
     if not hasattr(cache_key, "_hash_accelerator_config"):  # another JAX: as it was without a cache
         jax.config.update("jax_enable_compilation_cache", False)
     else:
-        about = pathlib.Path("/proc/cpuinfo")
-        found = re.search(r"^flags.*", about.read_text() if about.exists() else "", re.M)
+        found = re.search(r"^flags.*", _text("/proc/cpuinfo"), re.M)
         processor = found[0] if found else platform.machine()
         cache_key._hash_accelerator_config = lambda digest, devices: digest.update(processor.encode())
         jax.config.update("jax_share_binary_between_hosts", True)
