@@ -62,11 +62,15 @@ def example(built, count=2):
     return raw if tower is None else raw | {"text": np.ones((count, tower.length), np.int32)}
 
 
-# Of one CPU and a large model: products of matrices by Eigen, not by YNNPACK, to which XLA's CPU compiler gives them by default. Those of a
+# Of one CPU and a large model. Products of matrices by Eigen, not by YNNPACK, to which XLA's CPU compiler gives them by default: those of a
 # ViT-S/16 run at 105 to 130 GFLOP/s on two AVX2 cores, by YNNPACK at 70 to 105; of a tiny transformer's many small ones YNNPACK is faster.
 # oneDNN's take half as long as Eigen's in attention alone; a step of a ViT-S takes as long, and XLA (jaxlib 0.10.2) keeps no program that
-# calls it for the next start.
-EIGEN = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}  # sums stay as they are by default
+# calls it for the next start. And copies where they are needed: by its plainer analysis the compiler copies both of Adam's moments at every
+# step, a third of AdamW's time, where parameters, which read them, could be written first.
+LARGE_ON_CPU = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",  # sums stay as they are by default
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+}
 LARGE_MODEL = 10_000_000  # parameters
 
 
@@ -131,7 +135,7 @@ def make(config, built, mesh, raw, examples):
         return dataclasses.replace(state, extra={**state.extra, "frozen": jax.device_put(frozen, layout.extra["frozen"])})
 
     with jax.set_mesh(mesh):
-        compiler = EIGEN if sharding.one_cpu() and trees.size(shapes.params) >= LARGE_MODEL else None
+        compiler = LARGE_ON_CPU if sharding.one_cpu() and trees.size(shapes.params) >= LARGE_MODEL else None
         return Program(
             method=built.method,
             augment=augmentation,

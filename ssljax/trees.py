@@ -97,7 +97,8 @@ def sha256(tree):
 
 def norm(tree):
     """Global L2 norm of all leaves, float32 scalar."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))
+    squares = lambda x: jnp.square(jnp.abs(x))  # noqa: E731 -- not x * x, which Adam has too: XLA's CPU compiler would share it, written out
+    return jnp.sqrt(sum(jnp.sum(squares(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)))
 
 
 def copy(tree):

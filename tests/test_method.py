@@ -165,7 +165,8 @@ def test_averaged_weights_are_what_evaluations_take(name, tmp_path):
 
 
 def test_a_large_model_on_one_cpu_multiplies_by_eigen_and_gets_the_same_step(monkeypatch):
-    """The compiler takes the option, its program holds products that it did not hand to YNNPACK, and they are the same to rounding."""
+    """The compiler takes the options: its program holds products that it did not hand to YNNPACK, the same to rounding, and copies none of
+    Adam's moments, as by default it does."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)  # of a mesh of one the eight others are not seen
     config = small_config(METHODS["mae"])
     config.data.crop = "device"
@@ -181,5 +182,7 @@ def test_a_large_model_on_one_cpu_multiplies_by_eigen_and_gets_the_same_step(mon
     handed = re.compile(r'%ynn_fusion\S* = .*op_name="[^"]*dot_general"')
     of_products = [len(handed.findall(text)) for text in texts]
     assert of_products[0] == 0 < of_products[1]
+    copied = [len(re.findall(r" copy\(%state_opt\S*(?:mu|nu)__", text)) for text in texts]
+    assert copied[0] == 0 < copied[1]
     for name, value in metrics[0].items():
         np.testing.assert_allclose(value, metrics[1][name], rtol=1e-4, err_msg=name)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ssljax import sharding
 from ssljax.errors import UserError
 from ssljax.fields import arg, dtype
-from ssljax.models.layers import BatchNorm, LayerNorm
+from ssljax.models.layers import BatchNorm, LayerNorm, flat_product
 from ssljax.models.transformer import ACTIVATIONS
 
 AFFINE = {"all": {}, "scale": dict(use_bias=False), "none": dict(use_bias=False, use_scale=False)}
@@ -38,7 +38,7 @@ class MLP(nn.Module):
         hidden_bias, last_bias = self.bias or (self.norm != "batch", not self.last_norm)
         for i in range(1, self.layers):
             x = _hidden(x, i, self.hidden, self.norm, hidden_bias, self.activation, train, self.dtype)
-        x = nn.Dense(self.out, use_bias=last_bias, dtype=self.dtype, name=f"fc{self.layers}")(x)
+        x = nn.Dense(self.out, use_bias=last_bias, dtype=self.dtype, dot_general=flat_product, name=f"fc{self.layers}")(x)
         if self.last_norm:
             x = BatchNorm(not train, dtype=self.dtype, name=f"bn{self.layers}", **AFFINE[self.last_affine])(x)
         return x.astype(jnp.float32)
@@ -65,7 +65,9 @@ class DINOHead(nn.Module):
         hidden_bias, last_bias = self.bias or (self.norm != "batch", True)
         for i in range(1, self.layers):
             x = _hidden(x, i, self.hidden, self.norm, hidden_bias, "gelu", train, self.dtype, init)
-        x = nn.Dense(self.bottleneck, use_bias=last_bias, dtype=self.dtype, kernel_init=init, name=f"fc{self.layers}")(x)
+        x = nn.Dense(
+            self.bottleneck, use_bias=last_bias, dtype=self.dtype, kernel_init=init, dot_general=flat_product, name=f"fc{self.layers}"
+        )(x)
         x = _normalise(x.astype(jnp.float32))
         return Prototypes(self.out, self.dtype, self.gain, name="last_layer")(x)
 
@@ -84,7 +86,8 @@ class Prototypes(nn.Module):
         scale = 1.0 / jnp.sqrt(_column_sums(jnp.square(kernel)) + 1e-12)  # (out,); the epsilon as in `_normalise`
         if self.gain:
             scale = scale * self.param("gain", nn.initializers.ones, (self.out,))
-        return (x.astype(self.dtype) @ kernel.astype(self.dtype)).astype(jnp.float32) * scale
+        logits = flat_product(x.astype(self.dtype), kernel.astype(self.dtype), (((x.ndim - 1,), (0,)), ((), ())))
+        return logits.astype(jnp.float32) * scale
 
 
 def _hidden(x, i, width, norm, bias, activation, train, dtype, init=nn.linear.default_kernel_init):
@@ -92,7 +95,7 @@ def _hidden(x, i, width, norm, bias, activation, train, dtype, init=nn.linear.de
     if norm not in ("batch", "layer", "none") or activation not in ACTIVATIONS:
         known = f"norm batch, layer or none, and activation {', '.join(ACTIVATIONS)}"
         raise UserError(f"a head of norm={norm!r} and activation={activation!r}: expected {known}")
-    x = nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=init, name=f"fc{i}")(x)
+    x = nn.Dense(width, use_bias=bias, dtype=dtype, kernel_init=init, dot_general=flat_product, name=f"fc{i}")(x)
     if norm == "batch":
         x = BatchNorm(not train, dtype=dtype, name=f"bn{i}")(x)
     elif norm == "layer":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssljax import fields, metrics, models, sharding, trees
+from ssljax import fields, metrics, models, program, sharding, trees
 from ssljax.errors import UserError
 from ssljax.models import attend, heads, layers, positions, resnet, text, transformer, vit
 from tests.conftest import equations
@@ -410,10 +410,14 @@ def test_patches_as_a_product_are_the_definitions(sides, window, strides, platfo
     np.testing.assert_allclose(pull(jnp.float32(weight))[0], np.moveaxis(slope, 0, -2), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize("sides, kernel", [((2, 5, 7), (7, 3, 2, 4)), ((2, 5, 3, 4), (3, 4, 6)), ((6, 7), (7, 4))])
-def test_a_dense_layer_on_one_cpu_is_the_same_product_of_two_matrices(sides, kernel, monkeypatch):
-    """Value and both gradients, and nothing else is asked of the compiler than products of two axes; on many devices axes stay apart."""
+def test_a_dense_layer_on_one_cpu_is_the_same_product_of_two_matrices(sides, kernel, few, monkeypatch):
+    """Value and both gradients, and nothing else is asked of the compiler than products of two axes; on many devices axes stay apart.
+
+    Of few rows the kernel is the first factor where x's gradient is made, in what the compiler hands on too."""
     monkeypatch.setattr(layers, "LARGE_KERNEL", 1)
+    monkeypatch.setattr(layers, "FEW_ROWS", 1024 if few else 0)
     over = 2 if sides[-1] != kernel[0] else 1
     dimensions = (tuple(range(len(sides) - over, len(sides))), tuple(range(over))), ((), ())
     r = jax.random.split(jax.random.PRNGKey(0), 3)
@@ -436,6 +440,8 @@ def test_a_dense_layer_on_one_cpu_is_the_same_product_of_two_matrices(sides, ker
     slopes = c.reshape(len(rows), -1)
     for ours, exact in zip(all_of_it(x, w), (rows @ columns, slopes @ columns.T, rows.T @ slopes), strict=True):
         np.testing.assert_allclose(ours, exact.reshape(ours.shape), rtol=1e-5, atol=1e-5)
+    text, (n, k) = jax.jit(all_of_it).lower(x, w).compile(compiler_options=program.LARGE_ON_CPU).as_text(), rows.shape
+    assert few == any(f"{turned} dot(" in text for turned in (f"f32[{k},{n}]{{1,0}}", f"f32[{n},{k}]{{0,1}}"))  # two names of one order
 
 
 @pytest.mark.parametrize("devices", [1, 8])
