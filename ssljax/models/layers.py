@@ -110,9 +110,11 @@ def flat_product(x, kernel, dimensions, precision=None, **product):
     (over, _), _ = dimensions
     if not sharding.one_cpu() or kernel.size < LARGE_KERNEL:
         return jax.lax.dot_general(x, kernel, dimensions, precision=precision, **product)
-    x, flat, ends = x.reshape(-1, math.prod(kernel.shape[: len(over)])), kernel.reshape(math.prod(kernel.shape[: len(over)]), -1), x.shape
-    y = jnp.dot(x, flat, precision=precision, **product) if product or len(x) > FEW_ROWS else _of_few_rows(precision, x, flat)
-    return y.reshape(*ends[: -len(over)], *kernel.shape[len(over) :])
+    flat = kernel.reshape(math.prod(kernel.shape[: len(over)]), -1)
+    rows = x.reshape(-1, len(flat))
+    few = len(rows) <= FEW_ROWS and not product
+    y = _of_few_rows(precision, rows, flat) if few else jnp.dot(rows, flat, precision=precision, **product)
+    return y.reshape(*x.shape[: -len(over)], *kernel.shape[len(over) :])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
