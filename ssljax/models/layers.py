@@ -100,43 +100,46 @@ def _norm_backward(epsilon, dtype, kept, g):
 _layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
-def flat_product(x, kernel, dimensions, precision=None, **product):
+def flat_product(x, kernel, dimensions, precision=None):
     """`jax.lax.dot_general` of a dense layer, x (..., K) and kernel (K, ...), as a product of two matrices: for the field `dot_general` of
     `nn.Dense` and `nn.DenseGeneral`.
 
     On one CPU device, for kernels from LARGE_KERNEL on: of more axes XLA's CPU compiler writes what the kernel's gradient is made of out
     again, transposed, 4 % of a ViT-S/16's step; and of few rows Eigen's product for the gradient of x takes longer to turn the kernel than
-    to multiply (`_of_few_rows`)."""
+    to multiply (`_of_matrices`)."""
     (over, _), _ = dimensions
     if not sharding.one_cpu() or kernel.size < LARGE_KERNEL:
-        return jax.lax.dot_general(x, kernel, dimensions, precision=precision, **product)
-    flat = kernel.reshape(math.prod(kernel.shape[: len(over)]), -1)
-    rows = x.reshape(-1, len(flat))
-    few = len(rows) <= FEW_ROWS and not product
-    y = _of_few_rows(precision, rows, flat) if few else jnp.dot(rows, flat, precision=precision, **product)
-    return y.reshape(*x.shape[: -len(over)], *kernel.shape[len(over) :])
+        return jax.lax.dot_general(x, kernel, dimensions, precision=precision)
+    rows = x.reshape(-1, math.prod(kernel.shape[: len(over)]))
+    return _of_matrices(precision, rows, kernel).reshape(*x.shape[: -len(over)], *kernel.shape[len(over) :])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _of_few_rows(precision, x, kernel):
-    """x (N, K) @ kernel (K, M), whose gradient of x is (kernel @ slope^T)^T: Eigen turns its second factor, and so the smaller one.
+def _of_matrices(precision, x, kernel):
+    """x (N, K) @ kernel, of as many axes as it likes, taken as (K, M).
 
-    For 200 rows and a ViT-L's kernels 13 to 15 ms instead of 27 to 44 on two AVX-512 cores, for 788 a tenth less, for 1,576 no less."""
-    return jnp.dot(x, kernel, precision=precision)
-
-
-def _of_few_rows_forward(precision, x, kernel):
-    return jnp.dot(x, kernel, precision=precision), (x, kernel)
+    Keeps the kernel as it came: of one reshaped a loop over blocks keeps a copy, a second stack of their weights. And for few rows the
+    gradient of x is (kernel @ slope^T)^T: Eigen turns its second factor, and so the smaller one. For 200 rows and a ViT-L's kernels 13 to
+    15 ms instead of 27 to 44 on two AVX-512 cores, for 788 a tenth less, for 1,576 no less."""
+    return _of_matrices_forward(precision, x, kernel)[0]
 
 
-def _of_few_rows_backward(precision, kept, slope):
+def _of_matrices_forward(precision, x, kernel):
+    return jnp.dot(x, kernel.reshape(x.shape[-1], -1), precision=precision), (x, kernel)
+
+
+def _of_matrices_backward(precision, kept, slope):
     x, kernel = kept
-    turned = jnp.dot(kernel, slope.T, precision=precision)
-    turned = jax.lax.optimization_barrier(turned)  # or the compiler takes the transposes away, and the factors change places again
-    return turned.T, jnp.dot(x.T, slope, precision=precision)
+    flat = kernel.reshape(x.shape[-1], -1)
+    if len(x) <= FEW_ROWS:
+        turned = jnp.dot(flat, slope.T, precision=precision)
+        dx = jax.lax.optimization_barrier(turned).T  # or the compiler takes the transposes away, and the factors change places again
+    else:
+        dx = jnp.dot(slope, flat.T, precision=precision)
+    return dx, jnp.dot(x.T, slope, precision=precision).reshape(kernel.shape)
 
 
-_of_few_rows.defvjp(_of_few_rows_forward, _of_few_rows_backward)
+_of_matrices.defvjp(_of_matrices_forward, _of_matrices_backward)
 
 
 LARGE_KERNEL = 2**17  # elements; models of width 128 gain nothing

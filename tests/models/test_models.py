@@ -1,5 +1,6 @@
 """Models: sizes of the papers, views of another resolution, patches left out, rematerialisation."""
 
+import collections
 import math
 
 import jax
@@ -442,6 +443,23 @@ def test_a_dense_layer_on_one_cpu_is_the_same_product_of_two_matrices(sides, ker
         np.testing.assert_allclose(ours, exact.reshape(ours.shape), rtol=1e-5, atol=1e-5)
     text, (n, k) = jax.jit(all_of_it).lower(x, w).compile(compiler_options=program.LARGE_ON_CPU).as_text(), rows.shape
     assert few == any(f"{turned} dot(" in text for turned in (f"f32[{k},{n}]{{1,0}}", f"f32[{n},{k}]{{0,1}}"))  # two names of one order
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_a_loop_over_blocks_keeps_no_second_stack_of_their_weights(few, monkeypatch):
+    """On one CPU, where dense layers take kernels of more axes as matrices: of a kernel's size loops return its gradient alone."""
+    monkeypatch.setattr(layers, "LARGE_KERNEL", 1)
+    monkeypatch.setattr(layers, "FEW_ROWS", 1024 if few else 0)
+    monkeypatch.setattr(layers, "laid_out", lambda *_: False)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    module, images = build(TINY | dict(depth=3)), jnp.zeros((2, 16, 16, 3))
+    params = jax.eval_shape(lambda: models.init(module, jax.random.PRNGKey(0), images, train=False)[0])
+    loss = lambda p: jnp.square(models.apply(module, p, {}, images, train=True)[0]["tokens"]).sum()  # noqa: E731
+    loops = [e for e in equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr) if e.primitive.name == "scan"]
+    returned = collections.Counter(v.aval.size for e in loops for v in e.outvars if v.aval.ndim > 2)
+    kernels = collections.Counter(p.size for name, p in trees.names(params) if "blocks" in name and name.endswith("kernel"))
+    assert len(loops) == 2 and len(kernels) == 3  # of queries, keys and values; the two of the MLP; what joins the heads
+    assert {size: returned[size] for size in kernels} == kernels
 
 
 @pytest.mark.parametrize("devices", [1, 8])
