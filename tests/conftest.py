@@ -102,7 +102,7 @@ def room_for_programs():
 
 @pytest.fixture
 def blocks_in_a_loop(monkeypatch):
-    """As on one device, of models of more than 12 blocks or recomputed ones; on several CPU ones all are laid out (`layers.stacked`)."""
+    """As on one device, of models of more than 24 blocks or recomputed ones; on several CPU ones all are laid out (`layers.stacked`)."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
