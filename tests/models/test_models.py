@@ -112,7 +112,7 @@ def test_the_program_does_not_grow_with_depth(blocks_in_a_loop):
         apply = jax.jit(lambda p, x: models.apply(module, p, {}, x, train=False)[0])
         return len(apply.lower(params, jnp.zeros((1, 16, 16, 3))).as_text())
 
-    assert abs(size(26) / size(13) - 1) < 0.05
+    assert abs(size(50) / size(25) - 1) < 0.05
 
 
 def test_smaller_crops_take_resized_positions(tiny):
