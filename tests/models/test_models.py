@@ -446,13 +446,11 @@ def test_a_dense_layer_on_one_cpu_is_the_same_product_of_two_matrices(sides, ker
 
 
 @pytest.mark.parametrize("few", [False, True])
-def test_a_loop_over_blocks_keeps_no_second_stack_of_their_weights(few, monkeypatch):
+def test_a_loop_over_blocks_keeps_no_second_stack_of_their_weights(few, blocks_in_a_loop, monkeypatch):
     """On one CPU, where dense layers take kernels of more axes as matrices: of a kernel's size loops return its gradient alone."""
     monkeypatch.setattr(layers, "LARGE_KERNEL", 1)
     monkeypatch.setattr(layers, "FEW_ROWS", 1024 if few else 0)
-    monkeypatch.setattr(layers, "laid_out", lambda *_: False)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    module, images = build(TINY | dict(depth=3)), jnp.zeros((2, 16, 16, 3))
+    module, images = build(TINY | dict(depth=25)), jnp.zeros((2, 16, 16, 3))
     params = jax.eval_shape(lambda: models.init(module, jax.random.PRNGKey(0), images, train=False)[0])
     loss = lambda p: jnp.square(models.apply(module, p, {}, images, train=True)[0]["tokens"]).sum()  # noqa: E731
     loops = [e for e in equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr) if e.primitive.name == "scan"]
