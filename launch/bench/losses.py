@@ -30,7 +30,6 @@ import json
 import math
 import os
 import pathlib
-import platform
 import re
 import statistics
 import subprocess
@@ -41,7 +40,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from launch.bench.rows import keep, markdown, seconds  # noqa: E402
+from launch.bench.rows import keep, markdown, processor, seconds  # noqa: E402
 from ssljax import cli, plan  # noqa: E402
 from ssljax.errors import UserError  # noqa: E402
 
@@ -472,14 +471,6 @@ def cases(devices):
         return [case(4096, 512, 2, once=once, untimed=untimed), case(65536, 512, 0, **({"forms": ours} if devices == 1 else {}))]
     timed = [case(4096, width, FLAGS.rounds) for width in (256, 512, 768)] + [case(16384, 512, FLAGS.rounds)]
     return timed + [case(65536, width, 0) for width in (256, 512, 768)]
-
-
-def processor():
-    """The CPU's model name."""
-    try:
-        return re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())[1].strip()
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
 
 
 def main(argv):

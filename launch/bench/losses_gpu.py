@@ -244,7 +244,7 @@ def main(argv):
             table.append(row | rows.origin())
             rows.keep(table[-1:], FLAGS.out)
             print(json.dumps(table[-1]), file=sys.stderr, flush=True)
-    head = list(dict.fromkeys(name for row in table for name in row if name not in ("device", "jax", "commit")))
+    head = list(dict.fromkeys(name for row in table for name in row if name not in ("device", "cpu", "jax", "commit")))
     print(rows.markdown(head, [[str(row.get(name, "")) for name in head] for row in table]))
     if FLAGS.json:
         print(json.dumps(table))

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import platform
+import re
 import subprocess
 import time
 
@@ -13,11 +15,19 @@ def commit():
     return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
+def processor():
+    """The CPU's model name."""
+    try:
+        return re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())[1].strip()
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()
+
+
 def origin():
-    """{"device", "jax", "commit"} of this machine and this code."""
+    """{"device", "cpu", "jax", "commit"} of this machine and this code."""
     import jax
 
-    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "commit": commit()}
+    return {"device": jax.devices()[0].device_kind, "cpu": processor(), "jax": jax.__version__, "commit": commit()}
 
 
 def keep(rows, out):

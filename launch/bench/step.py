@@ -244,6 +244,8 @@ def main(argv):
     names = list(dict.fromkeys(name for row in table for name in row if name.startswith("ours/")))
     head = ("case", "dtype", "batch", "seconds", "images_per_second", "mfu", *names)
     print(rows.markdown(head, [[str(row.get(name, "")) for name in head] for row in table]))
+    first = table[0]
+    print(f"\n{first['device']}, {first['cpu']}, jax {first['jax']}, {first.get('rivals', 'no rivals')}")
     if FLAGS.json:
         print(json.dumps(table))
 
