@@ -7,9 +7,11 @@ python -m ssljax.plan --config configs/siglip_vitb16_webimages.py --topology 2*v
 python -m ssljax.plan --config configs/simclr_resnet50_imagenet.py --topology v5e:8x8 --quick   # about, in a fifth of the time
 python -m ssljax.plan --config configs/clip_vitb32_webimages.py --topology v5e:16x16 --top 10   # and what sends and moves the most
 
-TPU v4, v5e, v5p, v6e and tpu7x, by the TPU compiler of the package libtpu; `bash launch/plan.sh` makes an environment for it. For GPUs,
-which cannot be compiled for from here (--topology h100:8): exact bytes of the state and FLOPs, and no activations.
-Times are bounds of a chip that does all at once at its peak; a step takes longer.
+python -m ssljax.plan --config configs/mae_vitb16_imagenet.py --topology h200:8                # GPUs of a host; h100:64: of eight hosts
+
+TPU v4, v5e, v5p, v6e and tpu7x, by the TPU compiler of the package libtpu; A100, H100, H200 and B200, by the GPU compiler of
+jax[cuda13]; `bash launch/plan.sh` makes an environment for either, and neither opens a chip. Without jax[cuda13] a plan for GPUs has the
+state's exact bytes and FLOPs, and no activations. Times are bounds of a chip that does all at once at its peak; a step takes longer.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ from ssljax import cli
 from ssljax.errors import UserError
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("topology", "", "v5e:16x16, v4:8x8x8, 2*v5e:16x16 (two slices), h100:64, ...", flag_values=FLAGS)
+flags.DEFINE_string("topology", "", "v5e:16x16, v4:8x8x8, 2*v5e:16x16 (two slices), h100:64 (hosts of eight), ...", flag_values=FLAGS)
 flags.DEFINE_string("mesh", "", "data=64,fsdp=4,tensor=1; empty: the config's", flag_values=FLAGS)
 flags.DEFINE_integer("batch", 0, "global batch; 0: the config's", flag_values=FLAGS)
 flags.DEFINE_bool("search", False, "where it does not fit: recompute more, then halve the batch", flag_values=FLAGS)
@@ -34,7 +36,6 @@ flags.DEFINE_integer("top", 0, "list so many places that send most, and that mov
 flags.DEFINE_bool("json", False, "end with one JSON line of the plan", flag_values=FLAGS)
 
 GIB = 2**30
-NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}  # libtpu compiles, and opens none
 # name: HBM (GiB), HBM bandwidth (GB/s), bandwidth to other chips (GB/s, all links of a chip one way), device kind as JAX spells it.
 # Google Cloud's system architecture pages; NVIDIA's datasheets. A device of tpu7x is half a chip.
 CHIPS = {
@@ -42,9 +43,25 @@ CHIPS = {
     "v6e": (32, 1640, 224, "TPU v6 lite"), "tpu7x": (96, 3690, 300, "TPU7x"),
     "a100": (80, 2039, 300, "A100"), "h100": (80, 3350, 450, "H100"), "h200": (141, 4800, 450, "H200"), "b200": (180, 8000, 900, "B200"),
 }  # fmt: skip
-GPUS = ("a100", "h100", "h200", "b200")
+# What a GPU's compiler asks for: compute capability (x.0), multiprocessors, float32 units and KiB of shared memory of each, MiB of L2,
+# GHz; from NVIDIA's architecture white papers and tuning guides.
+GPUS = {
+    "a100": (8, 108, 64, 164, 40, 1.41), "h100": (9, 132, 128, 228, 50, 1.98), "h200": (9, 132, 128, 228, 50, 1.98),
+    "b200": (10, 148, 128, 228, 126, 1.97),
+}  # fmt: skip
+HOST = 8  # GPUs of one host, where a topology does not say otherwise
+UNTUNED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}  # kernels cannot be tried out: products are cuBLAS's
 RESERVED = 0.03  # of a chip's HBM, which the runtime keeps
+TAKEN = 0.75  # of a GPU's, what JAX takes when it starts, and all that it gives
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def open_no_chip():
+    """Before JAX starts: the compilers of chips compile, and what chips this machine has stay closed."""
+    import jax
+
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    jax.config.update("jax_platforms", "cpu")
 
 
 def parts_of(topology):
@@ -59,12 +76,19 @@ def parts_of(topology):
 
 
 def devices_of(topology):
-    """ "v5e:16x16" -> devices that need not be there, the chip's name, their number; for a GPU None for the first. Raises UserError."""
-    slices, name, shape = parts_of(topology)
-    if name in GPUS:
-        return None, name, math.prod(shape)
+    """ "v5e:16x16" -> devices that need not be there, the chip's name, their number; None for the first where it is a GPU whose compiler
+    is not installed. Raises UserError."""
     from jax.experimental import topologies
 
+    slices, name, shape = parts_of(topology)
+    if name in GPUS:
+        count = math.prod(shape)
+        hosts, each = shape if len(shape) == 2 else (count // HOST, HOST) if count % HOST == 0 else (1, count)
+        try:
+            found = topologies.get_topology_desc("", "cuda", target_config=described(name), topology=f"1x{hosts}x{each}").devices
+        except NotImplementedError:  # no such plugin
+            found = None
+        return found, name, count
     more = {"num_slices": slices} if slices > 1 else {}
     more |= {"chip_config_name": "megacore"} if name == "v4" else {}  # else its two cores are two devices, as they are used nowhere
     try:
@@ -72,6 +96,27 @@ def devices_of(topology):
     except Exception as error:  # of several types, by version
         raise UserError(f"--topology {topology}: {error}. It needs libtpu: bash launch/plan.sh ... has it") from None
     return found, name, len(found)
+
+
+def described(name):
+    """A GPU as its compiler wants it described, an XLA GpuTargetConfigProto in text."""
+    capability, cores, units, shared, cache, clock = GPUS[name]
+    hbm, bandwidth, _, kind = CHIPS[name]
+    return f"""
+gpu_device_info {{
+  cuda_compute_capability {{ major: {capability} }}
+  core_count: {cores} fpus_per_core: {units} clock_rate_ghz: {clock}
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_block: {48 * 2**10} shared_memory_per_core: {shared * 2**10} shared_memory_per_block_optin: {(shared - 1) * 2**10}
+  memory_bandwidth: {bandwidth * 10**9} device_memory_size: {hbm * GIB} l2_cache_size: {cache * 2**20}
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 12 }}
+runtime_version {{ major: 13 }}
+device_description_str: "NVIDIA {kind}"
+"""
 
 
 def raw_shapes(built, batch):
@@ -114,8 +159,8 @@ def plan(config, topology, examples=1_281_167, quick=False, top=0):
         out = {"config": config.method.name, "topology": topology, "chips": count, "mesh": dict(mesh.shape), "batch": config.batch}
         out |= {"hbm": {name: share(getattr(run.shapes, field)) for name, field in KINDS.items()} | {"batch": share(batch)}}
         lowered = None if stand_ins else run.step.lower(run.shapes, batch)
-    effort = {"exec_time_optimization_effort": -1.0} if quick else None
-    compiled = None if lowered is None else lowered.compile(compiler_options=effort)
+    options = {"exec_time_optimization_effort": -1.0} if quick else {}
+    compiled = None if lowered is None else lowered.compile(compiler_options=options | (UNTUNED if chip in GPUS else {}))
     out["flops"] = flops
     dtype = getattr(built.method.encoder, "dtype", "float32")
     peak = metrics.peak_flops(kind, dtype)
@@ -173,6 +218,9 @@ def traffic(text):
     return moved, {kind: size for kind, size in sent.items() if size}
 
 
+LONG = 160  # characters
+
+
 def largest(text, count):
     """Optimised HLO -> what moves most: {"HBM": [[bytes, where in the program], ...], "links": ...}, `count` of each.
 
@@ -180,7 +228,8 @@ def largest(text, count):
     found = {"HBM": {}, "links": {}}
     for row, moves, sends in _run(_Text(text)):
         for kind, what, size in [("HBM", row.operation, moves)] + [("links", *sent) for sent in sends]:
-            where = f"{row.origin or row.name}: {what}"
+            origin = row.origin or row.name
+            where = f"{origin if len(origin) < LONG else origin[:LONG] + ' ...'}: {what}"  # of what is sent together all are named
             found[kind][where] = found[kind].get(where, 0.0) + size
     order = lambda sizes: sorted(([size, where] for where, size in sizes.items() if size), reverse=True)[:count]  # noqa: E731
     return {kind: order(sizes) for kind, sizes in found.items()}
@@ -249,6 +298,8 @@ class _Text:
                     self.entry = name
             elif name and (found := re.match(r"\s+(ROOT )?%?(\S+) = (\([^=]*?\)|\S+) ([a-z-]+)\((.*)", line)):
                 root, own, shape, operation, rest = found.groups()
+                if 'custom_call_target="__cu' in rest:  # a GPU's library; what it is given to work in is among what it returns
+                    shape = re.sub(r", [su]8\[\d+\](\{0\})?\)$", ")", shape)
                 row = _Row(own, shape, operation, tuple(re.findall(r"%([\w.-]+)", rest.split("), ")[0])), rest)
                 self.computations[name][own] = row
                 if root:
@@ -279,7 +330,7 @@ class _Text:
         if kind not in COLLECTIVES:
             return []
         parts, n = [array.size for array in self.arrays[row.name]], _group(row.rest)
-        if row.operation in ("all-gather-start", "collective-permute-start"):  # what goes in, what comes out, signals
+        if row.operation.endswith("-start") and kind != "all-reduce":  # what goes in, what comes out, signals
             parts = [max(parts)] if kind == "collective-permute" else parts[len(parts) // 2 :]
         factor = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}.get(kind, (n - 1) / n)
         return [(kind, sum(parts) * factor)]
@@ -430,7 +481,9 @@ def tell(found):
     for name, size in found["hbm"].items():
         print(f"  {name:28} {size / 2**20:10.1f} MiB a device")
     verdict = "fits" if found["fits"] else "DOES NOT FIT"
-    verdict += "" if "temporaries" in found["hbm"] else ", activations not counted"
+    verdict += "" if "temporaries" in found["hbm"] else ", activations not counted: jax[cuda13] has the compiler; bash launch/plan.sh"
+    if parts_of(found["topology"])[1] in GPUS and found["fits"] and found["total"] > TAKEN * found["capacity"]:
+        verdict += f", where JAX takes more than its {TAKEN:.0%}: XLA_PYTHON_CLIENT_MEM_FRACTION={1 - RESERVED}"
     print(f"  {'in all':28} {found['total'] / 2**20:10.1f} MiB of {found['capacity'] / 2**20:.0f}: {verdict}")
     print(f"  {found['flops'] / 1e12:.3f} TFLOPs a device and step")
     if "bytes" in found:
@@ -445,7 +498,7 @@ def tell(found):
 
 
 def main(argv):
-    os.environ |= NO_TPU
+    open_no_chip()
     config = cli.parse_config(argv, FLAGS, __doc__)
     if not FLAGS.topology:
         raise UserError(f"--topology is missing: CHIP:SHAPE, e.g. v5e:16x16, with CHIP one of {', '.join(CHIPS)}")
@@ -455,8 +508,9 @@ def main(argv):
             raise UserError(f"--mesh {FLAGS.mesh!r}: expected data=N,fsdp=N,tensor=N, one of them -1")
         config.mesh[axis] = int(n)
     config.batch = FLAGS.batch or config.batch
-    if parts_of(FLAGS.topology)[1] in GPUS:
-        cli.fake_devices(devices_of(FLAGS.topology)[2])
+    devices, chip, count = devices_of(FLAGS.topology)
+    if devices is None:
+        cli.fake_devices(count)
     make = functools.partial(search, say=tell) if FLAGS.search else plan
     found = make(config, FLAGS.topology, quick=FLAGS.quick, top=FLAGS.top)
     if not FLAGS.search:

@@ -1,7 +1,9 @@
 """The plan of a run: bytes by kind against the arrays themselves, traffic and collectives of a program counted by hand, the search."""
 
+import math
 import pathlib
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,9 @@ from ssljax.errors import UserError
 from tests.conftest import METHODS, raw_batch
 
 
-def test_the_states_bytes_are_those_of_its_arrays():
+def test_the_states_bytes_are_those_of_its_arrays(monkeypatch):
+    """And no more is known of a GPU whose compiler is not there."""
+    monkeypatch.setattr(plan, "devices_of", lambda topology: (None, "h100", 8))
     config = configs.shrink(configs.load(METHODS["dino"]))
     config.mesh = {"data": 2, "fsdp": 4, "tensor": 1}
     found = plan.plan(config, "h100:8")
@@ -137,6 +141,75 @@ def test_a_tpus_collectives_by_hand():
     # The gathered array is written once; what is handed on beside the loop's sine is neither read nor written by it.
     assert moved["begun: fusion"] == share + share + whole and moved["beside: fusion"] == 3 * 2 * turn
     assert "whole: fusion" not in moved
+
+
+# As the GPU's compiler writes them: collectives with what goes in before what comes out, and a library's product and attention with the
+# memory that they are given to work in.
+GPU = """
+ENTRY %main (a: bf16[64,128]) -> bf16[64,128] {
+  %a = bf16[64,128]{1,0} parameter(0)
+  %w = f32[8,128]{1,0} parameter(1)
+  %scatter = ((bf16[64,128]{1,0}, f32[8]{0}), (bf16[16,128]{1,0}, f32[2]{0})) reduce-scatter-start(%a, %b), replica_groups=[2,4]<=[8]
+  %mine = (bf16[16,128]{1,0}, f32[2]{0}) reduce-scatter-done(%scatter)
+  %gather = ((bf16[16,128]{1,0}), (bf16[64,128]{1,0})) all-gather-start(%part), replica_groups=[2,4]<=[8], dimensions={0}
+  %whole = (bf16[64,128]{1,0}) all-gather-done(%gather)
+  %sum = f32[8,128]{1,0} all-reduce-start(%w), replica_groups=[1,8]<=[8], to_apply=%add
+  %turned = ((f32[8,128]{1,0}), f32[8,128]{1,0}) all-to-all-start(%w), replica_groups=[2,4]<=[8], dimensions={0}
+  %product = (bf16[64,8]{1,0}, s8[33554432]{0}) custom-call(%a, %k), custom_call_target="__cublas$lt$matmul", backend_config={"beta":0}
+  %k = bf16[128,8]{1,0} parameter(2)
+  %attended = (bf16[64,8]{1,0}, f32[64]{0}, u8[4096]{0}) custom-call(%product), custom_call_target="__cudnn$fmhaSoftmax"
+  ROOT %codes = (s8[64]{0}, s8[64]{0}) custom-call(%w), custom_call_target="mine"
+}
+"""
+
+
+def test_a_gpus_collectives_and_libraries_by_hand():
+    moved, sent = plan.traffic(GPU)
+    gathered = {"reduce-scatter": 3 / 4 * (64 * 128 * 2 + 8 * 4), "all-gather": 3 / 4 * 64 * 128 * 2}
+    assert sent == gathered | {"all-reduce": 2 * 7 / 8 * 8 * 128 * 4, "all-to-all": 3 / 4 * 8 * 128 * 4}
+    moved = {where: size for size, where in plan.largest(GPU, 99)["HBM"]}
+    whole, part, out = 64 * 128 * 2, 16 * 128 * 2, 64 * 8 * 2
+    assert moved["scatter: reduce-scatter-start"] == whole + 8 * 4 + part + 2 * 4
+    assert moved["gather: all-gather-start"] == part + whole and moved["sum: all-reduce-start"] == 2 * 8 * 128 * 4
+    assert moved["product: custom-call"] == whole + 128 * 8 * 2 + out
+    assert moved["attended: custom-call"] == out + out + 64 * 4
+    assert moved["codes: custom-call"] == 8 * 128 * 4 + 64 + 64  # another's bytes are what it is for
+
+
+def test_a_gpu_is_described_and_grouped_into_hosts(monkeypatch):
+    """What the GPU's compiler is asked for; the compiler itself is not installed with the tests."""
+    from jax.experimental import topologies
+
+    asked, absent = [], False
+
+    def compiler(name, platform, **more):
+        if absent:
+            raise NotImplementedError(platform)
+        asked.append((platform, more["topology"], more["target_config"]))
+        return types.SimpleNamespace(devices=[1])
+
+    monkeypatch.setattr(topologies, "get_topology_desc", compiler)
+    for topology in ("a100:4", "h100:64", "h200:12", "b200:2x72"):
+        assert plan.devices_of(topology)[::2] == ([1], math.prod(plan.parts_of(topology)[2]))
+    assert [found[:2] for found in asked] == [("cuda", "1x1x4"), ("cuda", "1x8x8"), ("cuda", "1x1x12"), ("cuda", "1x2x72")]
+    fields = [dict(re.findall(r"(\w+): (\S+)", text)) for *_, text in asked]
+    assert 'device_description_str: "NVIDIA H200"' in asked[2][2]
+    assert [f["core_count"] for f in fields] == ["108", "132", "132", "148"]
+    assert fields[2]["memory_bandwidth"] == "4800000000000" and fields[2]["device_memory_size"] == str(141 * 2**30)
+    assert fields[2]["shared_memory_per_core"] == "233472" and fields[2]["shared_memory_per_block_optin"] == "232448"
+    absent = True
+    assert plan.devices_of("h100:64") == (None, "h100", 64)
+
+
+def test_a_gpus_plan_says_when_jax_must_take_more_of_the_memory(capsys):
+    found = {
+        "config": "mae", "batch": 8, "topology": "h200:8", "chips": 8, "mesh": {"data": 8}, "flops": 1e12, "fits": True,
+        "hbm": {"temporaries": 110 * plan.GIB}, "total": 110 * plan.GIB, "capacity": 141 * plan.GIB, "seconds": {"HBM": 1.0},
+        "bound": "HBM", "images_per_second": 8.0,
+    }  # fmt: skip
+    for size, said in ((110, True), (100, False), (140, False)):
+        plan.tell(found | {"total": size * plan.GIB, "fits": size < 137})
+        assert ("XLA_PYTHON_CLIENT_MEM_FRACTION=0.97" in capsys.readouterr().out) == said
 
 
 # What a TPU's compiler keeps on the chip, S(1): fetched, used by two fusions, one of whose results stays there, and put back.

@@ -13,7 +13,6 @@ chips that the loss takes where there are many, past R and past C of them.
 """
 
 import json
-import os
 import pathlib
 import sys
 import time
@@ -106,5 +105,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    os.environ |= plan.NO_TPU
+    plan.open_no_chip()
     cli.command(main)

@@ -4,6 +4,7 @@
     python launch/bench/step.py --cases supervised-S --rounds 9
     python launch/bench/step.py --dtype bfloat16 --json             # on an accelerator: batches that fill one
     python launch/bench/step.py --cases simclr-S --augment --profile /tmp/trace      # where a step's time goes, kernel by kernel
+    python launch/bench/step.py --topology h200:1 --dtype bfloat16  # of a chip that need not be there: memory and traffic
     bash launch/test_interop.sh && .venv-interop/bin/python launch/bench/step.py     # an environment with torch, timm and transformers
 
 Synthetic uint8 views of 224 (and tokens) on the device; forward, backward, optimizer, teachers. The rivals (step_rivals.py) are timm's and
@@ -39,6 +40,7 @@ flags.DEFINE_bool("rivals", True, "time PyTorch's steps as well", flag_values=FL
 flags.DEFINE_bool("compile", False, "torch.compile as another rival", flag_values=FLAGS)
 flags.DEFINE_bool("twice", False, "take three steps twice, from the start, and say whether all bits agree", flag_values=FLAGS)
 flags.DEFINE_bool("augment", False, "make the views on the device, by the method's augmentations; no rivals", flag_values=FLAGS)
+flags.DEFINE_string("topology", "", "h200:1, v5e:2x2, ...: what this chip's compiler says of the step; runs nothing", flag_values=FLAGS)
 flags.DEFINE_string("profile", "", "write a profile of three steps of ours to this folder", flag_values=FLAGS)
 flags.DEFINE_string("out", str(ROOT / "launch/bench/results/step.jsonl"), "rows are appended here", flag_values=FLAGS)
 flags.DEFINE_bool("json", False, "end with one JSON line of the whole table", flag_values=FLAGS)
@@ -227,22 +229,43 @@ def measure(case, batch, dtype):
     return row
 
 
+def planned(case, batch, dtype):
+    """Row of a case on chips that need not be there."""
+    from ssljax import plan
+
+    found = plan.plan(config_of(case, batch, dtype, FLAGS.remat, FLAGS.augment), FLAGS.topology)
+    if "bytes" not in found:
+        raise UserError(f"--topology {FLAGS.topology}: jax[cuda13], which has its compiler, is not installed")
+    return {
+        "case": case, "dtype": dtype, "batch": batch, "remat": FLAGS.remat, "tflops": round(found["flops"] / 1e12, 3),
+        "temporary_gib": round(found["hbm"]["temporaries"] / 2**30, 3), "traffic_gib": round(found["bytes"] / 2**30, 2),
+        "bound_ms": {name: round(1e3 * seconds, 2) for name, seconds in found["seconds"].items()},
+    }  # fmt: skip
+
+
 def main(argv):
     cli.parse(argv, FLAGS, __doc__)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is the rivals' too
     import jax
 
+    from ssljax import plan
+
     if wrong := [case for case in FLAGS.cases if case not in CASES]:
         raise UserError(f"--cases {','.join(wrong)}: expected some of {', '.join(CASES)}")
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+    if FLAGS.topology:
+        plan.open_no_chip()
+        plan.parts_of(FLAGS.topology)
     table = []
     for case in FLAGS.cases or CASES:
-        batch = FLAGS.batch or CASES[case][jax.default_backend() != "cpu"]
-        table.append(measure(case, batch, FLAGS.dtype) | ({"augment": True} if FLAGS.augment else {}) | rows.origin())
+        batch = FLAGS.batch or CASES[case][bool(FLAGS.topology) or jax.default_backend() != "cpu"]
+        row = (planned if FLAGS.topology else measure)(case, batch, FLAGS.dtype) | ({"augment": True} if FLAGS.augment else {})
+        table.append(row | rows.origin() | ({"device": FLAGS.topology} if FLAGS.topology else {}))
         rows.keep(table[-1:], FLAGS.out)
         print(json.dumps(table[-1]), file=sys.stderr, flush=True)
     names = list(dict.fromkeys(name for row in table for name in row if name.startswith("ours/")))
-    head = ("case", "dtype", "batch", "seconds", "images_per_second", "mfu", *names)
+    timed = ("temporary_gib", "traffic_gib", "bound_ms") if FLAGS.topology else ("seconds", "images_per_second", "mfu")
+    head = ("case", "dtype", "batch", *timed, *names)
     print(rows.markdown(head, [[str(row.get(name, "")) for name in head] for row in table]))
     first = table[0]
     print(f"\n{first['device']}, {first['cpu']}, jax {first['jax']}, {first.get('rivals', 'no rivals')}")
