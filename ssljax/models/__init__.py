@@ -8,7 +8,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
+from ssljax import sharding
 from ssljax.errors import UserError
 
 # name in a config -> (file, class). The file is imported on demand.
@@ -101,10 +103,28 @@ def constrain_batch(x):
 
     Without it the compiler may follow a sharded parameter instead and leave the batch whole on every device.
     """
+    axes = _batch_axes(x)
+    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(axes)) if axes else x
+
+
+def as_indexed(x):
+    """x (B, ...), which on a GPU lies in memory as it is indexed, an example's numbers together.
+
+    Left to itself its compiler put the first token of all examples first, then the second, where patches come of a product, and turned
+    them over at every LayerNorm: a sixth of a ViT-B/16's traffic (compiled for an H200)."""
+    mesh, axes = jax.sharding.get_abstract_mesh(), _batch_axes(x)
+    if sharding.platform() != "gpu" or (mesh.size > 1 and not axes):
+        return x
+    pin = lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim))))  # noqa: E731
+    if axes:  # each device its own: a constraint of the whole would gather it
+        split = jax.sharding.PartitionSpec(axes)
+        pin = jax.shard_map(pin, mesh=mesh, in_specs=split, out_specs=split, axis_names={*axes}, check_vma=False)
+    return pin(x)
+
+
+def _batch_axes(x):
+    """The data axes of the mesh in force, which split the leading axis of x; () where there are none, one device, or no even split."""
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in ("data", "fsdp") if axis in mesh.axis_names)
-    if not axes or mesh.size == 1:
-        return x
-    if x.shape[0] % math.prod(mesh.shape[axis] for axis in axes):
-        return x
-    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(axes))
+    even = axes and mesh.size > 1 and x.shape[0] % math.prod(mesh.shape[axis] for axis in axes) == 0
+    return axes if even else ()

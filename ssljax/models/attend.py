@@ -199,20 +199,29 @@ _attend_in_turns.defvjp(_turns_forward, _turns_backward)
 def attend(q, k, v, *, bias=None, mask=None, causal=False):
     """softmax(q k' / sqrt(F) + bias, where mask) v. q (B, N, H, F), k and v (B, M, H, F) -> (B, N, H, F).
 
-    bias float, mask bool, both (B or 1, H or 1, N or 1, M). Of float32 on a CPU, and on a TPU, by `_attend_in_few_passes`, or on one that
-    keeps what a loop works on in the memory on the chip, and of more scores than that holds, by `_attend_in_turns`. On a GPU by cuDNN's
-    flash attention where it can and it pays: in half precision, of heads up to 128 wide, of more than 64 tokens (launch/bench/attention.py:
-    1.12 ms for the compiler's 1.97 at 197, 0.60 for 0.47 at 64), without bias and mask. It wants those written out to (.., N, M), which
-    would cost what it saves; and even lengths, so odd ones are padded, and it is told where they end."""
-    if sharding.platform() == "tpu" or (sharding.platform() == "cpu" and q.dtype == jnp.float32):
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        turns = _turns(q, k, bias, mask, causal)
-        y = _attend_in_turns(turns, q, k, v, bias, mask) if turns else _attend_in_few_passes(causal, q, k, v, bias, mask)
-        return y.swapaxes(1, 2)
-    half = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-    few = min(q.shape[1], k.shape[1]) < 16 or max(q.shape[1], k.shape[1]) <= 64  # a single query, short texts: nothing to gain
-    if sharding.platform() != "gpu" or not half or few or bias is not None or mask is not None:
+    bias float, mask bool, both (B or 1, H or 1, N or 1, M). On a GPU by cuDNN's flash attention where it can and it pays (`_flash`);
+    otherwise by `_attend_in_few_passes`, or on a TPU that keeps what a loop works on in the memory on the chip, and of more scores than
+    that holds, by `_attend_in_turns`. By the definition where neither has been tried: in other than float32 on a CPU."""
+    if sharding.platform() == "gpu" and bias is None and mask is None and _flash_pays(q, k):
+        return _flash(q, k, v, causal)
+    if sharding.platform() == "cpu" and q.dtype != jnp.float32:
         return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, is_causal=causal)
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    turns = _turns(q, k, bias, mask, causal)
+    y = _attend_in_turns(turns, q, k, v, bias, mask) if turns else _attend_in_few_passes(causal, q, k, v, bias, mask)
+    return y.swapaxes(1, 2)
+
+
+def _flash_pays(q, k):
+    """Whether in half precision, of heads up to 128 wide, of more than 64 tokens (launch/bench/attention.py: 1.12 ms for the compiler's
+    1.97 at 197, 0.60 for 0.47 at 64), and not of a single query. A bias or a mask it would want written out to (.., N, M), which would cost
+    what it saves."""
+    half = q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+    return half and min(q.shape[1], k.shape[1]) >= 16 and max(q.shape[1], k.shape[1]) > 64
+
+
+def _flash(q, k, v, causal):
+    """It takes even lengths: odd ones are padded, and it is told where they end."""
     lengths, ends = (q.shape[1], k.shape[1]), {}
     if any(length % 2 for length in lengths):
         q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))

@@ -109,7 +109,9 @@ def flat_product(x, kernel, dimensions, precision=None):
     to multiply (`_of_matrices`)."""
     (over, _), _ = dimensions
     if not sharding.one_cpu() or kernel.size < LARGE_KERNEL:
-        return jax.lax.dot_general(x, kernel, dimensions, precision=precision)
+        y = jax.lax.dot_general(x, kernel, dimensions, precision=precision)
+        # A bias of several axes is no vector to a GPU's library: it would be written out as large as y, and read.
+        return jax.lax.optimization_barrier(y) if sharding.platform() == "gpu" and kernel.ndim > len(over) + 1 else y
     rows = x.reshape(-1, math.prod(kernel.shape[: len(over)]))
     return _of_matrices(precision, rows, kernel).reshape(*x.shape[: -len(over)], *kernel.shape[len(over) :])
 

@@ -59,8 +59,7 @@ def _polynomial(coefficients, x):
 
 
 def _gelu_backward(x, g):
-    # Phi(x) + x phi(x). The barrier: a CPU's compiler would keep the forward pass's exponential for it, as large as x.
-    wide = (jax.lax.optimization_barrier(x) if sharding.platform() == "cpu" else x).astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = _once_more(x).astype(jnp.promote_types(x.dtype, jnp.float32))  # Phi(x) + x phi(x)
     positive = wide > 0
     slope = positive + _density(wide) * (wide + jnp.where(positive, -1.0, 1.0) * _mills(jnp.abs(wide), x.dtype))
     dx = (g * slope).astype(x.dtype)
@@ -68,14 +67,28 @@ def _gelu_backward(x, g):
     return (jax.lax.optimization_barrier(dx) if sharding.platform() == "gpu" else dx,)
 
 
+def _once_more(x):
+    """x for the backward pass: a CPU's or a GPU's compiler would keep for it what the forward pass has made of x, in float32."""
+    return x if sharding.platform() == "tpu" else jax.lax.optimization_barrier(x)
+
+
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _keeping_x(activation, x):
+    """activation(x), which keeps x alone for the backward pass, where derived it would keep what it is multiplied by as well."""
+    return activation(x)
+
+
+_keeping_x.defvjp(lambda activation, x: (activation(x), x), lambda activation, x, g: jax.vjp(activation, _once_more(x))[1](g))
 
 ACTIVATIONS = {
     "gelu": gelu,
-    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
-    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "gelu_tanh": functools.partial(_keeping_x, nn.gelu),
+    "quick_gelu": functools.partial(_keeping_x, lambda x: x * nn.sigmoid(1.702 * x)),
     "relu": nn.relu,
-    "silu": nn.silu,
+    "silu": functools.partial(_keeping_x, nn.silu),
 }
 kernel_init = nn.initializers.xavier_uniform()
 
@@ -354,7 +367,7 @@ class Transformer(nn.Module):
             stack = stacked(Block, depth, self.remat, in_axes=(0, nn.broadcast), collections=("cache", "intermediates"))
             return stack(**own, train=train, **more)
 
-        x = x.astype(self.dtype)
+        x = models.as_indexed(x.astype(self.dtype))
         cheap = self.remat == "none" and (sharding.platform() != "cpu" or laid_out(self.depth, self.remat))
         apart = only is not None and self.depth > 1 and cheap and not self.is_initializing()
         if not apart:

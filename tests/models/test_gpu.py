@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from ssljax import metrics
+from ssljax import metrics, models, sharding
 from ssljax.models import transformer, vit
 from ssljax.models.attend import attend
 from tests.conftest import equations
@@ -83,3 +83,41 @@ def test_gelu_and_its_slope_are_as_exact_as_their_dtype(monkeypatch, backend, dt
     quick = 4e-4 * (backend == "gpu")
     np.testing.assert_allclose(np.asarray(value, np.float64), wanted, rtol=error + quick, atol=1e-8)
     np.testing.assert_allclose(np.asarray(pull(jnp.ones_like(x))[0], np.float64), slope, rtol=error, atol=1e-6 + quick)
+
+
+def test_where_tokens_lie_is_said_to_the_compiler_on_each_device_for_itself(gpu):
+    """A constraint of what is spread over devices would gather it; and the gradient is that of nothing done."""
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, batch=8)
+    x, weight = (jax.random.normal(jax.random.key(i), (8, 5, 16)) for i in range(2))
+    split = jax.sharding.NamedSharding(mesh, sharding.BATCH)
+    loss = lambda x: (models.as_indexed(x) * weight).sum()  # noqa: E731
+    assert sum(e.primitive.name == "layout_constraint" for e in equations(jax.make_jaxpr(jax.grad(loss))(x).jaxpr)) == 2
+    with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
+        patch.setattr(sharding, "platform", lambda: "gpu")
+        step = jax.jit(jax.value_and_grad(loss), in_shardings=split).lower(x).compile()
+    assert "all-gather" not in step.as_text()
+    value, slope = step(jax.device_put(x, split))
+    np.testing.assert_allclose(value, (x * weight).sum(), rtol=1e-5)
+    np.testing.assert_array_equal(slope, weight)
+
+
+def test_a_bias_of_several_axes_is_added_apart_from_its_product(gpu):
+    made = {e.invars[0].aval.shape for e in equations(gradient_of_vit(64)) if e.primitive.name == "optimization_barrier"}
+    assert (2, 65, 3, 2, 32) in made
+
+
+@pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "quick_gelu", "silu"])
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
+def test_an_activation_keeps_its_input_alone_and_has_the_definitions_slope(name, backend, monkeypatch):
+    sigmoid, tanh = lambda z: 1 / (1 + np.exp(-z)), np.tanh
+    defined = {
+        "gelu": lambda z: z * np.array([0.5 * math.erfc(-each / math.sqrt(2)) for each in z]),
+        "gelu_tanh": lambda z: 0.5 * z * (1 + tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))),
+        "quick_gelu": lambda z: z * sigmoid(1.702 * z), "silu": lambda z: z * sigmoid(z),
+    }[name]  # fmt: skip
+    monkeypatch.setattr(sharding, "platform", lambda: backend)
+    x, step = np.linspace(-6, 6, 301), 1e-5
+    value, pull = jax.vjp(transformer.ACTIVATIONS[name], jnp.float32(x))
+    assert [leaf.size for leaf in jax.tree.leaves(pull) if leaf.size > 1] == [x.size]
+    np.testing.assert_allclose(value, defined(x), atol=2e-6)
+    np.testing.assert_allclose(pull(jnp.ones(x.shape))[0], (defined(x + step) - defined(x - step)) / (2 * step), atol=5e-6)
