@@ -252,10 +252,11 @@ def main(argv):
 
     if wrong := [case for case in FLAGS.cases if case not in CASES]:
         raise UserError(f"--cases {','.join(wrong)}: expected some of {', '.join(CASES)}")
-    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     if FLAGS.topology:
         plan.open_no_chip()
         plan.parts_of(FLAGS.topology)
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     table = []
     for case in FLAGS.cases or CASES:
         batch = FLAGS.batch or CASES[case][bool(FLAGS.topology) or jax.default_backend() != "cpu"]
