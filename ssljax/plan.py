@@ -508,7 +508,7 @@ def main(argv):
             raise UserError(f"--mesh {FLAGS.mesh!r}: expected data=N,fsdp=N,tensor=N, one of them -1")
         config.mesh[axis] = int(n)
     config.batch = FLAGS.batch or config.batch
-    devices, chip, count = devices_of(FLAGS.topology)
+    devices, _, count = devices_of(FLAGS.topology)
     if devices is None:
         cli.fake_devices(count)
     make = functools.partial(search, say=tell) if FLAGS.search else plan

@@ -199,7 +199,7 @@ _attend_in_turns.defvjp(_turns_forward, _turns_backward)
 def attend(q, k, v, *, bias=None, mask=None, causal=False):
     """softmax(q k' / sqrt(F) + bias, where mask) v. q (B, N, H, F), k and v (B, M, H, F) -> (B, N, H, F).
 
-    bias float, mask bool, both (B or 1, H or 1, N or 1, M). On a GPU by cuDNN's flash attention where it can and it pays (`_flash`);
+    bias float, mask bool, both (B or 1, H or 1, N or 1, M). On a GPU by cuDNN's flash attention where it can and pays (`_flash_pays`);
     otherwise by `_attend_in_few_passes`, or on a TPU that keeps what a loop works on in the memory on the chip, and of more scores than
     that holds, by `_attend_in_turns`. By the definition where neither has been tried: in other than float32 on a CPU."""
     if sharding.platform() == "gpu" and bias is None and mask is None and _flash_pays(q, k):
@@ -221,7 +221,7 @@ def _flash_pays(q, k):
 
 
 def _flash(q, k, v, causal):
-    """It takes even lengths: odd ones are padded, and it is told where they end."""
+    """`attend` by cuDNN. It takes even lengths: odd ones are padded, and it is told where they end."""
     lengths, ends = (q.shape[1], k.shape[1]), {}
     if any(length % 2 for length in lengths):
         q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
