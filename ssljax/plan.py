@@ -60,8 +60,8 @@ def open_no_chip():
     """Before JAX starts: the compilers of chips compile, and what chips this machine has stay closed."""
     import jax
 
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    jax.config.update("jax_platforms", "cpu")
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "JAX_PLATFORMS": "cpu"}
+    jax.config.update("jax_platforms", "cpu")  # JAX, if imported, has read its variables
 
 
 def parts_of(topology):

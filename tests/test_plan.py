@@ -199,6 +199,7 @@ def test_a_gpu_is_described_and_grouped_into_hosts(monkeypatch):
     assert fields[2]["shared_memory_per_core"] == "233472" and fields[2]["shared_memory_per_block_optin"] == "232448"
     absent = True
     assert plan.devices_of("h100:64") == (None, "h100", 64)
+    assert f"({'|'.join(plan.GPUS)}):" in pathlib.Path("launch/plan.sh").read_text()  # which makes another environment for them
 
 
 def test_a_gpus_plan_says_when_jax_must_take_more_of_the_memory(capsys):

@@ -334,7 +334,7 @@ def spawn(task):
 # ----------------------------------------------------------------------------------------------------------- the TPU
 def compile_for_tpu(name, batch=2**20, width=768, dtype="bfloat16"):
     """Compiles the streamed losses for a topology of TPUs, none of which need be there. Yields rows."""
-    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "JAX_PLATFORMS": "cpu"}
+    plan.open_no_chip()
     import jax
     from jax.experimental import topologies
 

@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from launch.bench import rows  # noqa: E402
-from ssljax import cli  # noqa: E402
+from ssljax import cli, plan  # noqa: E402
 from ssljax import config as configs  # noqa: E402
 from ssljax.errors import UserError  # noqa: E402
 
@@ -92,7 +92,7 @@ def ours(config):
     import jax
     import numpy as np
 
-    from ssljax import metrics, plan, program, sharding
+    from ssljax import metrics, program, sharding
 
     built, rng = configs.build(config), np.random.default_rng(0)
     shapes = plan.raw_shapes(built, config.batch)
@@ -231,8 +231,6 @@ def measure(case, batch, dtype):
 
 def planned(case, batch, dtype):
     """Row of a case on chips that need not be there."""
-    from ssljax import plan
-
     found = plan.plan(config_of(case, batch, dtype, FLAGS.remat, FLAGS.augment), FLAGS.topology)
     return {
         "case": case, "dtype": dtype, "batch": batch, "remat": FLAGS.remat, "tflops": round(found["flops"] / 1e12, 3),
@@ -245,8 +243,6 @@ def main(argv):
     cli.parse(argv, FLAGS, __doc__)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is the rivals' too
     import jax
-
-    from ssljax import plan
 
     if wrong := [case for case in FLAGS.cases if case not in CASES]:
         raise UserError(f"--cases {','.join(wrong)}: expected some of {', '.join(CASES)}")
